@@ -1,0 +1,49 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+PROFILE ?= ci
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export HYPOTHESIS_PROFILE := $(PROFILE)
+
+.PHONY: help setup verify test bench lint format mutants docs data clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint,bench,examples,docs]'
+	@touch $(READY)
+
+setup: $(READY) ## build the environment once; it is reused until pyproject or constraints change
+
+verify: $(READY) ## hold every torch loss to its oracle, on adversarial and on real input
+	$(BIN)/python -m refimpl verify torchimpl $(ARGS)
+
+test: $(READY) ## run the tests (PROFILE=ci, dev or deep)
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+bench: $(READY) ## time and memory of this commit, with asv
+	$(BIN)/python scripts/bench.py $(ARGS)
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: $(READY) ## let ruff lay out the code
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+mutants: $(READY) ## break the losses on purpose and count what the engine notices
+	$(BIN)/python scripts/mutants.py $(ARGS)
+
+docs: $(READY) ## build the documentation site into site/
+	$(BIN)/mkdocs build --strict $(ARGS)
+
+data: $(READY) ## regenerate the bundled real data from its sources
+	$(BIN)/python scripts/make_data.py
+
+clean: ## remove everything that a target made
+	rm -rf $(VENV) .asv site build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

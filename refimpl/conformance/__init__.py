@@ -1,0 +1,1 @@
+"""Hold any implementation of the losses against the oracles."""
