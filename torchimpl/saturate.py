@@ -1,0 +1,108 @@
+"""Overflow that is not the input's fault: saturation, and reductions that do not overflow on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# sums of fewer than 2**63 elements cannot overflow once scaled by this
+_GUARD = 2.0**-64
+_GUARD_ABOVE = {torch.float32: 2.0**64, torch.float64: 2.0**900}
+
+
+class _Saturate(torch.autograd.Function):
+    """Clamp to ±limit; the backward pass is the identity, so gradients stay exact."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, inputs_finite: Tensor, limit: float) -> Tensor:
+        return torch.where(inputs_finite, x.clamp(-limit, limit), x)
+
+    @staticmethod
+    def setup_context(_ctx: Any, _inputs: tuple[Any, ...], _output: Tensor) -> None:
+        """Nothing to keep."""
+
+    @staticmethod
+    def backward(_ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0], None, None
+
+
+def all_finite(*tensors: Tensor) -> Tensor:
+    """A 0-dim bool tensor: whether every element of every tensor is finite. No synchronisation.
+
+    Example:
+        >>> all_finite(torch.zeros(3), torch.tensor([1.0, float("inf")]))
+        tensor(False)
+    """
+    flag = torch.isfinite(tensors[0].detach()).all()
+    for tensor in tensors[1:]:
+        flag = flag & torch.isfinite(tensor.detach()).all()
+    return flag
+
+
+def saturate(x: Tensor, dtype: torch.dtype, inputs_finite: Tensor) -> Tensor:
+    """Convert `x` to `dtype`, clamped to ±`finfo(dtype).max` where the inputs were finite.
+
+    NaN stays NaN; where `inputs_finite` is False an infinity is the input's own and stays. The gradient
+    passes through unchanged.
+
+    Args:
+        x: any shape, floating.
+        dtype: the dtype of the result.
+        inputs_finite: bool, 0-dim or shaped like `x` (see `all_finite`).
+
+    Example:
+        >>> big = torch.tensor([1e300, float("nan")], dtype=torch.float64)
+        >>> saturate(big, torch.float32, torch.tensor(True))
+        tensor([3.4028e+38,        nan])
+    """
+    saturated: Tensor = _Saturate.apply(x, inputs_finite, torch.finfo(dtype).max)
+    return saturated.to(dtype)
+
+
+def reduce(
+    elements: Tensor, reduction: str, dtype: torch.dtype, inputs_finite: Tensor, *, element_dtype: torch.dtype
+) -> Tensor:
+    """Reduce the loss per element (or per row) and saturate.
+
+    `sum` and `mean` do not overflow where their true value does not; both are 0, on the graph, for no
+    elements.
+
+    Args:
+        elements: loss per element in the working dtype (float32 or float64), any shape.
+        reduction: "mean", "sum" or "none" (checked by the caller).
+        dtype: dtype of the scalar (`checks.result_dtype`).
+        inputs_finite: 0-dim bool, or shaped like `elements` for "none": whether an overflow may be saturated.
+        element_dtype: dtype of the result for "none" (`checks.elementwise_dtype`).
+
+    Example:
+        >>> rows = torch.tensor([1e308, 1.5e308], dtype=torch.float64)
+        >>> reduce(rows, "mean", rows.dtype, torch.tensor(True), element_dtype=rows.dtype)
+        tensor(1.2500e+308, dtype=torch.float64)
+    """
+    if reduction == "none":
+        return saturate(elements, element_dtype, inputs_finite)
+    finite = inputs_finite.all()
+    # an element may itself have overflowed although the inputs are finite: it counts as the largest number
+    elements = saturate(elements, elements.dtype, inputs_finite)
+    count = max(elements.numel(), 1) if reduction == "mean" else 1
+    return saturate(safe_sum(elements, count), dtype, finite)
+
+
+def safe_sum(elements: Tensor, count: int = 1) -> Tensor:
+    """Sum over everything, divided by `count`, without overflow on the way.
+
+    Example:
+        >>> safe_sum(torch.tensor([3e38, 3e38]), 2)
+        tensor(3.0000e+38)
+        >>> safe_sum(torch.zeros(0))
+        tensor(0.)
+    """
+    threshold = _GUARD_ABOVE[elements.dtype]
+    # the loss per element is scaled by a power of two, exactly, and only where it is huge
+    huge = (elements.detach().abs() > threshold).any()
+    scale = torch.where(huge, _GUARD, 1.0).to(elements.dtype)
+    return (elements * scale).sum() / count / scale
