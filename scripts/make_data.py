@@ -4,8 +4,8 @@
     python scripts/make_data.py --check     download, derive, compare with the bundled arrays, write nothing
     python scripts/make_data.py --sources D use files already downloaded into D
 
-The three packages are downloaded with pip and opened as archives; nothing of them is installed, but pip builds the
-metadata of the source package (pybedtools). Where that fails, fetch its sdist by hand and pass ``--sources``.
+The three packages are downloaded with pip and opened as archives; nothing of them is installed, but pip
+builds the metadata of the source package (pybedtools). Where that fails, fetch its sdist by hand and use ``--sources``.
 """
 
 import argparse
