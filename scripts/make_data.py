@@ -5,7 +5,8 @@
     python scripts/make_data.py --sources D use files already downloaded into D
 
 The three packages are downloaded with pip and opened as archives; nothing of them is installed, but pip
-builds the metadata of the source package (pybedtools). Where that fails, fetch its sdist by hand and use ``--sources``.
+builds the metadata of the source package (pybedtools). Where that fails, fetch its sdist by hand and use
+``--sources``.
 """
 
 import argparse
