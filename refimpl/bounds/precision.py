@@ -121,8 +121,8 @@ def error_ratio(
     Values (`overflows=False`) saturate: the allowed interval [exact - bound, exact + bound] is clamped to
     +-max_finite first, so where all of it lies beyond the maximum only the maximum itself is right. Exact
     inf, which only a non-finite input makes, is met by any non-finite result.
-    Gradients (`overflows=True`) overflow: +-inf is right iff |exact| + bound >= max_finite with the same sign,
-    and NaN never stands for inf.
+    Gradients (`overflows=True`) overflow: +-inf is right iff |exact| + bound >= max_finite with the same
+    sign, and NaN never stands for inf.
     NaN for NaN is 0, NaN for a number and a number for NaN are inf; bound 0 with error 0 is 0.
 
     Args:
