@@ -1,0 +1,18 @@
+"""Oracles and bounds, found by name on first use."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+__all__ = ["oracle"]
+
+
+def oracle(module: str, name: str) -> Callable[..., Any]:
+    """The function `refimpl.<module>.<name>`.
+
+    Example:
+        >>> oracle("bounds.precision", "gamma").__name__
+        'gamma'
+    """
+    function: Callable[..., Any] = getattr(import_module(f"refimpl.{module}"), name)
+    return function

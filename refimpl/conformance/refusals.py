@@ -1,0 +1,124 @@
+"""Calls that must be refused: wrong shapes, masks that are not bool, options that do not exist."""
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+from refimpl.conformance.properties import Finding
+
+__all__ = ["REFUSALS", "Refusal", "accepted"]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A wrong call and what it must raise.
+
+    Attributes:
+        call: source text; `target` and `torch` are known to it.
+        error: the exception the contract asks for.
+        mentions: texts that the message must contain.
+    """
+
+    call: str
+    error: type[Exception]
+    mentions: tuple[str, ...] = ()
+
+
+def _shapes(call: str, first: tuple[int, ...], second: tuple[int, ...]) -> Refusal:
+    return Refusal(call, ValueError, (_shown(first), _shown(second)))
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return ", ".join(str(length) for length in shape)
+
+
+def _masked(name: str) -> tuple[Refusal, ...]:
+    ones = "torch.ones(2, 3)"
+    return (
+        _shapes(
+            f"target.{name}({ones}, torch.ones(2, 1), torch.ones(2, 3, dtype=torch.bool))", (2, 3), (2, 1)
+        ),
+        _shapes(f"target.{name}({ones}, {ones}, torch.ones(3, dtype=torch.bool))", (2, 3), (3,)),
+        Refusal(f"target.{name}({ones}, {ones}, {ones})", TypeError, ("mask", "bool")),
+        Refusal(f"target.{name}({ones}, {ones}, {ones}.long())", TypeError, ("mask", "bool")),
+        Refusal(
+            f"target.{name}({ones}, {ones}, {ones}.bool(), reduction='average')", ValueError, ("average",)
+        ),
+    )
+
+
+def _count(name: str) -> tuple[Refusal, ...]:
+    return (
+        _shapes(f"target.{name}(torch.ones(3), torch.ones(3, 1), torch.ones(3))", (3,), (3, 1)),
+        _shapes(f"target.{name}(torch.ones(3), torch.ones(3), torch.ones(2))", (3,), (2,)),
+    )
+
+
+def _wrapper(name: str) -> tuple[Refusal, ...]:
+    side = "{'mu': torch.ones(3), 'r': torch.ones(3)}"
+    reads = "{'reads': torch.ones(3)}"
+    batch = f"{{'r1': {reads}, 'r2': {reads}, 'metadata': {{'sd_ratio': torch.tensor(1.0)}}}}"
+    outputs = f"{{'r1': {side}, 'r2': {side}}}"
+    long = "{'mu': torch.ones(4), 'r': torch.ones(4)}"
+    return (
+        Refusal(f"target.{name}({{'r1': {side}}}, {batch})", KeyError, ("r2",)),
+        Refusal(f"target.{name}({outputs}, {{'r1': {reads}, 'r2': {{}}}})", KeyError),
+        Refusal(f"target.{name}({{'r1': {side}, 'r2': {long}}}, {batch})", ValueError),
+    )
+
+
+REFUSALS: dict[str, tuple[Refusal, ...]] = {
+    "masked_sse": _masked("masked_sse"),
+    "masked_mse": _masked("masked_mse"),
+    "concordance_loss_nce": (
+        _shapes("target.concordance_loss_nce(torch.ones(3), torch.ones(3, 1))", (3,), (3, 1)),
+        Refusal("target.concordance_loss_nce(torch.ones(3), torch.ones(3), 0.0)", ValueError, ("tau",)),
+        Refusal(
+            "target.concordance_loss_nce(torch.ones(3), torch.ones(3), float('nan'))", ValueError, ("tau",)
+        ),
+        Refusal("target.concordance_loss_nce(torch.ones(3), torch.ones(3), eps=-1.0)", ValueError, ("eps",)),
+        Refusal(
+            "target.concordance_loss_nce(torch.ones(3), torch.ones(3), reduction='average')",
+            ValueError,
+            ("average",),
+        ),
+    ),
+    "negative_pearson_loss": (
+        _shapes("target.negative_pearson_loss(torch.ones(3), torch.ones(3, 1))", (3,), (3, 1)),
+    ),
+    "negative_binomial_cdf": _count("negative_binomial_cdf"),
+    "negative_binomial_sf": _count("negative_binomial_sf"),
+    "compute_residual_mse": (
+        Refusal(
+            "target.compute_residual_mse(torch.ones(3), torch.ones(3, 1), torch.ones(3), torch.ones(3), 1.0)",
+            ValueError,
+            (_shown((3, 1)),),
+        ),
+    ),
+    **{
+        name: _wrapper(name)
+        for name in (
+            "nll_loss",
+            "replicate_concordance_mse_loss",
+            "concordance_loss_nce_wrapper",
+            "negative_pearson_loss_wrapper",
+            "quantile_absolute_loss_wrapper",
+        )
+    },
+}
+
+
+def accepted(target: ModuleType, refusal: Refusal) -> Finding | None:
+    """What is wrong with the way the target takes a wrong call; None if it refuses as it should."""
+    try:
+        eval(refusal.call, {"target": target, "torch": torch})  # noqa: S307 - a constant of the table above
+    except refusal.error as error:
+        missing = [text for text in refusal.mentions if text not in str(error)]
+        if not missing:
+            return None
+        return Finding("refusal", f"{refusal.call} raised {error!r}, which does not mention {missing[0]!r}")
+    except Exception as error:  # noqa: BLE001 - any other exception is the finding
+        wrong = type(error).__name__
+        return Finding("refusal", f"{refusal.call} raised {wrong}, not {refusal.error.__name__}")
+    return Finding("refusal", f"{refusal.call} was accepted, {refusal.error.__name__} is right")

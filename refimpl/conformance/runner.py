@@ -1,0 +1,204 @@
+"""Run the catalogue against a target: draw batches, judge them, keep the worst ratio and the failures."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import hypothesis
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+
+from refimpl.conformance.batch import Batch, size
+from refimpl.conformance.catalogue import CATALOGUE, LossSpec
+from refimpl.conformance.execution import Outcome, execute
+from refimpl.conformance.formats import FORMATS, Format
+from refimpl.conformance.properties import Finding, Judgement, judge, truth, visible_changed
+from refimpl.conformance.refusals import REFUSALS, accepted
+from refimpl.conformance.report import Cell, Report, Violation
+from refimpl.conformance.shrink import shrink
+from refimpl.conformance.snippet import snippet
+
+__all__ = ["DEFAULT_EXAMPLES", "inspect", "verify"]
+
+DEFAULT_EXAMPLES = 8
+Progress = Callable[[str, str], None]
+
+
+@dataclass
+class _Tally:
+    """What the batches of one loss in one dtype have shown so far."""
+
+    examples: int = 0
+    skipped: int = 0
+    value: tuple[float, str] = (0.0, "")
+    gradient: tuple[float, str] = (0.0, "")
+    counts: dict[str, int] = field(default_factory=dict)
+    smallest: dict[str, tuple[Batch, Finding]] = field(default_factory=dict)
+
+    def add(self, batch: Batch, judgement: Judgement) -> None:
+        self.examples += 1
+        self.value = max(self.value, (judgement.value_ratio, batch.family), key=lambda pair: pair[0])
+        self.gradient = max(self.gradient, (judgement.gradient_ratio, batch.family), key=lambda pair: pair[0])
+        for finding in judgement.findings:
+            self.counts[finding.kind] = self.counts.get(finding.kind, 0) + 1
+            known = self.smallest.get(finding.kind)
+            if known is None or size(batch) < size(known[0]):
+                self.smallest[finding.kind] = (batch, finding)
+
+
+def inspect(target: ModuleType, spec: LossSpec, batch: Batch) -> Judgement:
+    """Judge the target on one batch.
+
+    Raises:
+        ValueError: where the oracle declines the batch as too expensive.
+    """
+    exact = truth(spec, batch)
+    outcome = execute(target, spec, batch)
+    judgement = judge(spec, batch, exact, outcome)
+    if outcome.value is None:
+        return judgement
+    more = []
+    if not _same(outcome, execute(target, spec, batch)):
+        more.append(Finding("determinism", "two calls with equal arguments differ"))
+    mask = batch.arguments.get("mask")
+    if isinstance(mask, np.ndarray) and batch.layout == "contiguous":
+        changed = execute(target, spec, visible_changed(mask, batch, np.nan))
+        if not _same(outcome, changed):
+            more.append(Finding("visible", "NaN at the visible positions changes value or gradient"))
+    return Judgement(judgement.value_ratio, judgement.gradient_ratio, (*judgement.findings, *more))
+
+
+def _same(a: Outcome, b: Outcome) -> bool:
+    if a.value is None or b.value is None:
+        return False
+    return _equal(a.value, b.value) and all(
+        _equal(a.gradients[path], b.gradients[path]) for path in a.gradients
+    )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return a is b
+    return np.array_equal(a, b, equal_nan=True)
+
+
+def _explore(
+    target: ModuleType, spec: LossSpec, form: Format, family: str, count: int, *, seed: int, tally: _Tally
+) -> None:
+    """Judge batches of one family."""
+
+    @hypothesis.seed(zlib.crc32(f"{seed} {spec.name} {form.name} {family}".encode()))
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(spec.strategy(family, form))
+    def judged(batch: Batch) -> None:
+        try:
+            tally.add(batch, inspect(target, spec, batch))
+        except ValueError as declined:
+            if "MAX_TERMS" not in str(declined):
+                raise
+            tally.skipped += 1
+
+    judged()
+
+
+def _violation(target: ModuleType, name: str, spec: LossSpec, batch: Batch, finding: Finding) -> Violation:
+    """The failure on a smaller batch, written down."""
+    message = finding.message
+
+    def fails(candidate: Batch) -> bool:
+        nonlocal message
+        try:
+            found = [one for one in inspect(target, spec, candidate).findings if one.kind == finding.kind]
+        except ValueError:  # the oracle refuses what shrinking made
+            return False
+        if found:
+            message = found[0].message
+        return bool(found)
+
+    smaller = shrink(batch, fails)
+    text = snippet(name, spec, smaller, message)
+    return Violation(spec.name, batch.form.name, finding.kind, batch.family, message, size(smaller), text)
+
+
+def _refusals(target: ModuleType, name: str, loss: str) -> list[Violation]:
+    found = []
+    for refusal in REFUSALS.get(loss, ()):
+        finding = accepted(target, refusal)
+        if finding is not None:
+            text = f"# {finding.message}\nimport torch\nimport {name} as target\n\n{refusal.call}\n"
+            found.append(
+                Violation(loss, "float32", finding.kind, "wrong arguments", finding.message, 0, text)
+            )
+    return found
+
+
+def verify(
+    target: Any,
+    losses: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+    *,
+    max_examples: int = DEFAULT_EXAMPLES,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Hold every loss of a module against its oracle and its bound.
+
+    Args:
+        target: a module, or any object with the losses as attributes.
+        losses: names of the losses, all by default; what the target lacks is reported as missing.
+        dtypes: names of the input dtypes; all four by default.
+        max_examples: batches of every hazard family, for every loss and dtype.
+        seed: equal seeds draw equal batches.
+        progress: called with the loss and the dtype before each is tried.
+
+    Raises:
+        ValueError: for a loss or dtype that the catalogue does not know, and max_examples < 1.
+
+    Example:
+        >>> import torch
+        >>> class Mine:
+        ...     @staticmethod
+        ...     def masked_mse(x_recon, x, mask, *, reduction="mean"):
+        ...         return ((x_recon - x)[mask] ** 2).mean()
+        >>> verify(Mine, ["masked_mse"], ["float32"], max_examples=2).ok
+        False
+    """
+    chosen = list(CATALOGUE) if losses is None else list(dict.fromkeys(losses))
+    forms = list(FORMATS) if dtypes is None else list(dict.fromkeys(dtypes))
+    _known("loss", chosen, list(CATALOGUE))
+    _known("dtype", forms, list(FORMATS))
+    if max_examples < 1:
+        raise ValueError(f"max_examples must be at least 1, got {max_examples}")
+    name = getattr(target, "__name__", type(target).__name__)
+    present = [loss for loss in chosen if hasattr(target, loss)]
+    cells: list[Cell] = []
+    violations: list[Violation] = []
+    for loss in present:
+        spec = CATALOGUE[loss]
+        for dtype in [dtype for dtype in forms if dtype in spec.dtypes]:
+            if progress is not None:
+                progress(loss, dtype)
+            tally = _Tally()
+            for family in spec.families:
+                _explore(target, spec, FORMATS[dtype], family, max_examples, seed=seed, tally=tally)
+            cells.append(
+                Cell(loss, dtype, tally.examples, tally.skipped, *tally.value, *tally.gradient, tally.counts)
+            )
+            violations += [_violation(target, name, spec, *known) for known in tally.smallest.values()]
+        violations += _refusals(target, name, loss)
+    missing = tuple(loss for loss in chosen if loss not in present)
+    return Report(name, seed, max_examples, tuple(cells), tuple(violations), missing)
+
+
+def _known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{what} {name!r} is not one of {', '.join(known)}")
