@@ -1,0 +1,133 @@
+"""InfoNCE between replicates: the matching row must be nearer than every other row of the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from torchimpl import checks
+from torchimpl.kernels.concordance_op import concordance_rows
+from torchimpl.saturate import all_finite, reduce
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def concordance_loss_nce(
+    res1: Tensor,
+    res2: Tensor,
+    tau: float = 0.1,
+    *,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+    chunk_size: int | None = None,
+) -> Tensor:
+    """InfoNCE between two sets of replicate residuals.
+
+    With d_ij = Σ_k (res1_ik - res2_jk)², the loss of row i is
+
+        L_i = d_ii/τ + log(ε + Σ_j exp(-d_ij/τ)) = -log( s_ii / (Σ_j s_ij + ε) ),   s = exp(-d/τ),
+
+    evaluated in the log domain, from differences, in float64. Forward and backward take O(B·D) memory: all
+    pairs are visited, a block of rows at a time, and none is kept. Differentiable twice.
+
+    Args:
+        res1: (B,) or (B, ...), flattened to (B, D). Floating or integer.
+        res2: like `res1`: row i is the replicate of row i.
+        tau: temperature, > 0.
+        eps: ε >= 0; 0 is textbook InfoNCE.
+        reduction: "mean" over the rows, "sum", or "none" for the (B,) losses of the rows.
+        chunk_size: rows per block; None chooses it from the shapes. Changes the rounding and the speed only.
+
+    Returns:
+        A scalar of the promoted dtype (float32 for half inputs), or (B,) in the inputs' dtype. A value beyond
+        the dtype saturates at its maximum. 0 for B = 0; without features (D = 0) every distance is 0 and
+        every row log(B + ε). NaN as soon as an input holds NaN or inf.
+
+    Raises:
+        TypeError: an input is not a real tensor; tau or eps is not a real number; chunk_size is not an int.
+        ValueError: the shapes differ or have no batch dimension; tau, eps, chunk_size or reduction is out of
+            range.
+
+    Example:
+        >>> r1 = torch.tensor([0.0, 1.0, 2.0])
+        >>> bool(concordance_loss_nce(r1, r1) < concordance_loss_nce(r1, r1.flip(0)))
+        True
+        >>> concordance_loss_nce(torch.zeros(4), torch.zeros(4), eps=0.0)  # all alike: log 4
+        tensor(1.3863)
+    """
+    checks.require_tensor("res1", res1)
+    checks.require_tensor("res2", res2)
+    checks.same_shape("res1", res1, "res2", res2)
+    if res1.dim() == 0:
+        raise ValueError("res1 and res2 must have shape (B,) or (B, ...), got a 0-dim tensor")
+    tau = checks.positive_finite("tau", tau)
+    eps = checks.non_negative_finite("eps", eps)
+    checks.reduction(reduction, _REDUCTIONS)
+    rows = _rows_per_block(chunk_size)
+    working = checks.working_dtype(res1, res2)
+    # squares of anything narrower than the working dtype stay inside its range (for a tau that is not absurd)
+    wide = working in (res1.dtype, res2.dtype) or not 1e-100 < tau < 1e100
+    losses = concordance_rows(
+        _matrix(res1, working), _matrix(res2, working), tau=tau, eps=eps, rows=rows, wide=wide
+    )
+    return reduce(
+        losses,
+        reduction,
+        checks.result_dtype(res1, res2),
+        all_finite(res1, res2),
+        element_dtype=checks.elementwise_dtype(res1, res2),
+    )
+
+
+def _matrix(residual: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B,) or (B, ...) as (B, D)."""
+    if residual.dim() == 1:
+        return residual.unsqueeze(1).to(dtype)
+    # flatten(1) cannot name the size of an empty dimension that it has to infer
+    return (residual if residual.dim() == 2 else residual.flatten(1)).to(dtype)
+
+
+def _rows_per_block(chunk_size: object) -> int:
+    """`chunk_size` checked; 0 stands for "from the shapes"."""
+    if chunk_size is None:
+        return 0
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int):
+        raise TypeError(f"chunk_size must be an int or None, got {type(chunk_size).__name__}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be >= 1, got {chunk_size}")
+    return chunk_size
+
+
+class ConcordanceLossNCE(nn.Module):
+    """`concordance_loss_nce` as a module; the options are those of the function.
+
+    Example:
+        >>> loss = ConcordanceLossNCE(tau=0.5)
+        >>> loss(torch.zeros(3, 2), torch.zeros(3, 2)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        tau: float = 0.1,
+        *,
+        eps: float = 1e-8,
+        reduction: str = "mean",
+        chunk_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.tau = checks.positive_finite("tau", tau)
+        self.eps = checks.non_negative_finite("eps", eps)
+        self.reduction = checks.reduction(reduction, _REDUCTIONS)
+        _rows_per_block(chunk_size)
+        self.chunk_size = chunk_size
+
+    def forward(self, res1: Tensor, res2: Tensor) -> Tensor:
+        """The loss of (B,) or (B, ...) residuals of both replicates."""
+        return concordance_loss_nce(
+            res1, res2, self.tau, eps=self.eps, reduction=self.reduction, chunk_size=self.chunk_size
+        )
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"tau={self.tau}, eps={self.eps}, reduction={self.reduction!r}, chunk_size={self.chunk_size}"

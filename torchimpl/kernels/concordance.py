@@ -1,0 +1,289 @@
+"""Block-by-block sums over all pairs (i, j) behind the InfoNCE loss: never a B x B tensor.
+
+Notation: d_ij = Σ_k (x_ik - y_jk)², n(i) the source nearest to row i, and exponents relative to it,
+
+    e_ij = -(d_ij - d_in)/τ = 2/τ Σ_k (y_jk - n_k)(x_k - n_k/2 - y_jk/2),
+
+a product of differences, so that it keeps its relative accuracy however far row i is from every source (the
+difference of two computed distances does not). The ε of the loss acts as one more source with exponent
+g_i = log ε + d_in/τ. With log_total_i = log(Σ_j exp e_ij + exp g_i):
+
+    L_i = log_total_i - e_ii,  p_ij = exp(e_ij - log_total_i),  p_iε = exp(g_i - log_total_i) = 1 - Σ_j p_ij.
+
+Everything is computed on inputs multiplied by a power of two, chosen such that τ becomes about 1 and nothing
+overflows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# pairs per block: three float64 buffers of this size stay in a core's second-level cache
+_CPU_PAIRS = 1 << 15
+_GPU_PAIRS = 1 << 22
+
+
+def power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
+    """2**exponent exactly, for exponents of normal numbers (`exp2` and `pow` need not be exact).
+
+    Example:
+        >>> power_of_two(torch.tensor([-3, 0, 1023]), torch.float64)
+        tensor([1.2500e-01, 1.0000e+00, 8.9885e+307], dtype=torch.float64)
+    """
+    if dtype == torch.float32:
+        return ((exponent.to(torch.int32) + 127) << 23).view(torch.float32)
+    return ((exponent.to(torch.int64) + 1023) << 52).view(torch.float64)
+
+
+def _top(dtype: torch.dtype) -> int:
+    """Every finite number of `dtype` is below 2**_top."""
+    return math.frexp(torch.finfo(dtype).max)[1]
+
+
+def _magnitude(*tensors: Tensor) -> Tensor:
+    """The smallest e with every finite |element| <= 2**e, as a 0-dim integer tensor."""
+    largest = torch.zeros((), dtype=tensors[0].dtype, device=tensors[0].device)
+    for tensor in tensors:
+        if tensor.numel():
+            finite = tensor.abs().nan_to_num(nan=0.0, posinf=0.0)
+            largest = torch.maximum(largest, finite.amax())
+    return torch.frexp(largest).exponent
+
+
+class Pairs:
+    """All pairs of one batch, served as blocks of rows.
+
+    Args:
+        x: (B, D), float64 (float32 where a device has no float64).
+        y: like `x`.
+        tau: temperature.
+        eps: the loss's ε.
+        rows: rows per block, 0 = from the shapes.
+        wide: whether squares may overflow (float64 data); costs two more passes.
+        nearest: (B,) index of each row's anchor; searched where None.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        tau: float,
+        eps: float,
+        rows: int,
+        wide: bool,
+        nearest: Tensor | None = None,
+    ) -> None:
+        batch, features = x.shape
+        self.batch, self.features, self.dtype = batch, features, x.dtype
+        pairs = _CPU_PAIRS if x.device.type == "cpu" else _GPU_PAIRS
+        self.rows = rows or max(1, min(batch, pairs // max(batch, 1)))
+        self.limit = torch.finfo(x.dtype).max / 4
+        self.wide = wide and features > 1
+        # NaN as soon as an input that counts is not finite: row i sees x_i and every y
+        self.poison_y = (y * 0).sum()
+        self.poison = (x * 0).sum(1) + self.poison_y
+        self._scale(x, y, tau)
+        self.y_rows = self.y.T.contiguous()
+        self._buffers = [x.new_empty(self.rows, batch) for _ in range(3)]
+        self.nearest = self._nearest() if nearest is None else nearest
+        self._anchor(eps)
+
+    def _scale(self, x: Tensor, y: Tensor, tau: float) -> None:
+        """x, y *= 2**k with τ·4**k in [1/2, 2), or less if sums of B differences would overflow."""
+        top = _top(x.dtype)
+        mantissa, exponent = math.frexp(tau)
+        room = top - 3 - self.batch.bit_length()
+        k = (room - _magnitude(x, y)).clamp(max=-(exponent // 2))
+        scale = power_of_two(k, x.dtype)
+        self.x, self.y = x * scale, y * scale
+
+        def factor(power: Tensor) -> Tensor:
+            return power_of_two(power.clamp(2 - top, top - 3), self.dtype) / mantissa
+
+        self.inverse_tau = factor(-(exponent + 2 * k))  # 1/τ in scaled units
+        self.gradient_factor = factor(1 - exponent - k)  # 2/τ of a scaled difference
+        self.two_over_tau = factor(torch.full_like(k, 1 - exponent))
+
+    def _shrink(self, *tensors: Tensor) -> Tensor:
+        """A power of two that keeps a sum of D squares of the differences finite."""
+        room = _top(self.dtype) // 2 - 4 - self.features.bit_length()
+        return power_of_two((room - _magnitude(*tensors)).clamp(max=0), self.dtype)
+
+    def _nearest(self) -> Tensor:
+        """The row's own source wherever no other is nearer: tiny losses then keep their accuracy."""
+        shrink = self._shrink(self.x, self.y)
+        x, y_rows = self.x * shrink, self.y_rows * shrink
+        nearest = torch.empty(self.batch, dtype=torch.int64, device=x.device)
+        for block in self.blocks():
+            distance, difference = self._buffers[0][: len(x[block])], self._buffers[1][: len(x[block])]
+            distance.zero_()
+            for k in range(self.features):
+                torch.sub(y_rows[k], x[block, k, None], out=difference)
+                distance.addcmul_(difference, difference)
+            least, index = distance.min(1)
+            own = distance.diagonal(block.start)
+            positions = torch.arange(block.start, block.stop, device=x.device)
+            nearest[block] = torch.where(own <= least, positions, index)
+        return nearest
+
+    def _anchor(self, eps: float) -> None:
+        """What `exponents` needs of each row: the anchor, and x - n/2 as a sum of two numbers."""
+        self.anchor = self.y[self.nearest]
+        half = self.anchor * 0.5
+        self.high = self.x - half
+        back = self.high - self.x
+        self.low = (self.x - (self.high - back)) - (half + back)
+        self.half_y_rows = self.y_rows * 0.5
+        away = self.x - self.anchor
+        if self.wide:
+            far = away.square().sum(1, keepdim=True) > 2.0 ** (_top(self.dtype) - 8)
+            self.row_scale = torch.where(far, self._shrink(self.x, self.y), 1.0)
+            away = away * self.row_scale
+        squared = away.square().sum(1) * self.inverse_tau
+        if self.wide:
+            squared = squared / self.row_scale[:, 0] / self.row_scale[:, 0]
+        self.eps_exponent = squared + (math.log(eps) if eps else -math.inf)
+
+    def blocks(self) -> Iterator[slice]:
+        """Slices that cut the rows into blocks."""
+        for start in range(0, self.batch, self.rows):
+            yield slice(start, min(start + self.rows, self.batch))
+
+    def exponents(self, block: slice) -> Tensor:
+        """e_ij of a block of rows, (R, B), in a buffer that the next call overwrites."""
+        count = block.stop - block.start
+        total, left, right = (buffer[:count] for buffer in self._buffers)
+        total.zero_()
+        for k in range(self.features):
+            torch.sub(self.y_rows[k], self.anchor[block, k, None], out=left)
+            torch.sub(self.high[block, k, None], self.half_y_rows[k], out=right)
+            right.add_(self.low[block, k, None])
+            if self.wide:
+                left.mul_(self.row_scale[block])
+                right.mul_(self.row_scale[block])
+            if self.features == 1:
+                torch.mul(left, right, out=total)
+            else:
+                total.addcmul_(left, right)
+        total.mul_(2 * self.inverse_tau)
+        if self.wide:
+            total.div_(self.row_scale[block]).div_(self.row_scale[block])
+        # rounding can make a huge exponent positive: it must not become inf
+        return total.clamp_(max=self.limit)
+
+    def weights(self, block: slice, log_total: Tensor) -> Tensor:
+        """p_ij of a block with the diagonal at zero, in the buffer of `exponents`."""
+        weights = self.exponents(block).sub_(log_total[block, None]).exp_()
+        weights.diagonal(block.start).zero_()
+        return weights
+
+    def eps_weight(self, log_total: Tensor) -> Tensor:
+        """p_iε of every row."""
+        return torch.exp(self.eps_exponent.clamp(max=self.limit) - log_total)
+
+    def row_moment(self, weights: Tensor, points: Tensor, origin: Tensor) -> Tensor:
+        """Σ_j w_ij (points_jk - origin_ik) for the rows of one block: (R, D)."""
+        difference = self._buffers[1][: len(weights)]
+        moments = torch.empty_like(origin)
+        for k in range(self.features):
+            torch.sub(points[:, k], origin[:, k, None], out=difference)
+            moments[:, k] = torch.linalg.vecdot(difference, weights)
+        return moments
+
+    def add_column_moment(self, moments: Tensor, weights: Tensor, points: Tensor, origin: Tensor) -> None:
+        """moments_jk += Σ_i w_ij (points_ik - origin_jk) over the rows i of one block."""
+        difference = self._buffers[1][: len(weights)]
+        for k in range(self.features):
+            torch.sub(points[:, k, None], origin[:, k], out=difference)
+            moments[:, k] += difference.mul_(weights).sum(0)
+
+
+def loss_rows(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """L_i, unbounded (inf beyond the working range), and log_total_i, both (B,)."""
+    losses = torch.empty_like(pairs.eps_exponent)
+    log_total = torch.empty_like(losses)
+    for block in pairs.blocks():
+        exponents = pairs.exponents(block)
+        own = exponents.diagonal(block.start).clone()
+        # above 0 only where rounding chose an anchor that is not quite the nearest
+        top = exponents.amax(1)
+        terms = exponents.sub_(top[:, None]).exp_()
+        # the anchor's own term is 1 for top = 0: left out of the sum, a tiny rest keeps its accuracy
+        terms.scatter_(1, pairs.nearest[block, None], 0.0)
+        rest = terms.sum(1) + torch.expm1(-top)
+        sources = torch.log1p(rest) + top
+        losses[block] = torch.logaddexp(sources, pairs.eps_exponent[block]) - own
+        log_total[block] = torch.logaddexp(sources, pairs.eps_exponent[block].clamp(max=pairs.limit))
+    return losses + pairs.poison, log_total
+
+
+def loss_gradient(pairs: Pairs, cotangent: Tensor, log_total: Tensor) -> tuple[Tensor, Tensor]:
+    """Vector-Jacobian product of `loss_rows`.
+
+    gx_i = 2/τ w_i [p_iε (x_i - y_i) + Σ_{j≠i} p_ij (y_j - y_i)]
+    gy_j = 2/τ [Σ_{i≠j} w_i p_ij (x_i - y_j) - w_j (1 - p_jj)(x_j - y_j)], 1 - p_jj as the sum of the others
+    """
+    x, y = pairs.x, pairs.y
+    own = x - y
+    eps_weight = pairs.eps_weight(log_total)
+    gx = eps_weight[:, None] * own
+    gy = torch.zeros_like(y)
+    others = eps_weight.clone()
+    for block in pairs.blocks():
+        weights = pairs.weights(block, log_total)
+        others[block] += weights.sum(1)
+        gx[block] += pairs.row_moment(weights, y, y[block])
+        pairs.add_column_moment(gy, weights.mul_(cotangent[block, None]), x[block], y)
+    gx *= cotangent[:, None]
+    gy -= (cotangent * others)[:, None] * own
+    poisoned = pairs.poison[:, None]
+    return gx * pairs.gradient_factor + poisoned, gy * pairs.gradient_factor + poisoned.sum(0)
+
+
+def loss_curvature(
+    pairs: Pairs, ux: Tensor, uy: Tensor, cotangent: Tensor, log_total: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Vector-Jacobian product of `loss_gradient` with (ux, uy): for the cotangent, x and y.
+
+    With b_ij = 2/τ (x_i - y_j)·(ux_i - uy_j), the derivative of d_ij/τ along (ux, uy), β_i = Σ_j p_ij b_ij:
+    h_i  = b_ii - β_i,    q_ij = p_ij (b_ij - β_i)
+    gx_i = 2/τ w_i [ux_i - uy_i - Σ_j p_ij (ux_i - uy_j) + Σ_j q_ij (x_i - y_j)]
+    gy_j = 2/τ [Σ_i w_i p_ij (ux_i - uy_j) - w_j (ux_j - uy_j) - Σ_i w_i q_ij (x_i - y_j)]
+    """
+    x, y, factor = pairs.x, pairs.y, pairs.gradient_factor
+    own, along = x - y, ux - uy
+    own_slope = factor * (own * along).sum(1)
+    eps_weight = pairs.eps_weight(log_total)
+    slope = eps_weight * own_slope
+    first_x, second_x = eps_weight[:, None] * along, torch.empty_like(x)
+    first_y, second_y = torch.zeros_like(y), torch.zeros_like(y)
+    others, others_slope = eps_weight.clone(), torch.empty_like(slope)
+    for block in pairs.blocks():
+        weights = pairs.weights(block, log_total)
+        others[block] += weights.sum(1)
+        # b_ij - b_ii; a pair without weight contributes nothing, whatever its slope
+        slopes = torch.zeros_like(weights)
+        for k in range(pairs.features):
+            slopes += (x[block, k, None] - y[:, k]) * (ux[block, k, None] - uy[:, k])
+        slopes = torch.where(weights > 0, slopes * factor - own_slope[block, None], 0.0)
+        slope[block] -= torch.linalg.vecdot(weights, slopes)
+        slopes += slope[block, None]
+        slopes *= weights
+        others_slope[block] = slopes.sum(1)
+        first_x[block] += pairs.row_moment(weights, uy, uy[block])
+        second_x[block] = pairs.row_moment(slopes, y, y[block])
+        pairs.add_column_moment(first_y, weights.mul_(cotangent[block, None]), ux[block], uy)
+        pairs.add_column_moment(second_y, slopes.mul_(cotangent[block, None]), x[block], y)
+    eps_slope = eps_weight * (own_slope - slope)  # Σ_j q_ij
+    second_x = eps_slope[:, None] * own - second_x
+    gx = (first_x * pairs.two_over_tau + second_x * factor) * cotangent[:, None]
+    first_y -= (cotangent * others)[:, None] * along
+    second_y += (cotangent * (eps_slope - others_slope))[:, None] * own
+    gy = first_y * pairs.two_over_tau - second_y * factor
+    poisoned = pairs.poison[:, None]
+    return slope + pairs.poison, gx + poisoned, gy + poisoned.sum(0)

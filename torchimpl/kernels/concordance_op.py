@@ -1,0 +1,174 @@
+"""The InfoNCE losses per row as custom operators, differentiable twice.
+
+The loop over blocks depends on the batch size: inside an operator no compiler traces it. The operators carry
+the vmap rule and the shapes; the autograd functions around them carry the derivatives, also under `torch.func`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from torchimpl.kernels.concordance import Pairs, loss_curvature, loss_gradient, loss_rows
+
+_Optional: TypeAlias = Tensor | None
+
+
+@torch.library.custom_op("proven_losses::concordance_rows", mutates_args=())
+def _rows_op(
+    x: Tensor, y: Tensor, *, tau: float, eps: float, rows: int, wide: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of every row, and what the derivatives reuse: anchor and log of the normaliser, all (B,)."""
+    pairs = Pairs(x, y, tau=tau, eps=eps, rows=rows, wide=wide)
+    losses, log_total = loss_rows(pairs)
+    return losses, pairs.nearest, log_total
+
+
+@torch.library.custom_op("proven_losses::concordance_gradient", mutates_args=())
+def _gradient_op(
+    cotangent: Tensor,
+    x: Tensor,
+    y: Tensor,
+    nearest: Tensor,
+    log_total: Tensor,
+    *,
+    tau: float,
+    eps: float,
+    rows: int,
+    wide: bool,
+) -> tuple[Tensor, Tensor]:
+    """Vector-Jacobian product of the row losses, recomputed block by block."""
+    pairs = Pairs(x, y, tau=tau, eps=eps, rows=rows, wide=wide, nearest=nearest)
+    return loss_gradient(pairs, cotangent, log_total)
+
+
+@torch.library.custom_op("proven_losses::concordance_curvature", mutates_args=())
+def _curvature_op(  # noqa: PLR0917 - an operator's tensors must be positional
+    ux: Tensor,
+    uy: Tensor,
+    cotangent: Tensor,
+    x: Tensor,
+    y: Tensor,
+    nearest: Tensor,
+    log_total: Tensor,
+    *,
+    tau: float,
+    eps: float,
+    rows: int,
+    wide: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Vector-Jacobian product of `_gradient_op` with (ux, uy), for cotangent, x and y."""
+    pairs = Pairs(x, y, tau=tau, eps=eps, rows=rows, wide=wide, nearest=nearest)
+    return loss_curvature(pairs, ux, uy, cotangent, log_total)
+
+
+@_rows_op.register_fake
+def _(x: Tensor, *_tensors: Tensor, **_options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    batch = x.shape[0]
+    return x.new_empty(batch), x.new_empty(batch, dtype=torch.int64), x.new_empty(batch)
+
+
+@_gradient_op.register_fake
+def _(_cotangent: Tensor, x: Tensor, *_tensors: Tensor, **_options: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape)
+
+
+@_curvature_op.register_fake
+def _(ux: Tensor, *_tensors: Tensor, **_options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return ux.new_empty(ux.shape[0]), ux.new_empty(ux.shape), ux.new_empty(ux.shape)
+
+
+def _one_by_one(op: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
+    """A vmap rule: the problems of a batch one after the other, each in its own blocks."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Tensor, **options: Any) -> tuple[Any, Any]:
+        problems = [
+            op(
+                *(a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)),
+                **options,
+            )
+            for i in range(info.batch_size)
+        ]
+        stacked = tuple(torch.stack(outputs) for outputs in zip(*problems, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    return rule
+
+
+for _op in (_rows_op, _gradient_op, _curvature_op):
+    _op.register_vmap(_one_by_one(_op))
+
+
+class _Rows(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        outputs: tuple[Tensor, Tensor, Tensor] = _rows_op(x, y, **options)
+        return outputs
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, y, ctx.options = inputs
+        _, nearest, log_total = output
+        ctx.mark_non_differentiable(nearest, log_total)
+        ctx.save_for_backward(x, y, nearest, log_total)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[_Optional, ...]:
+        gx, gy = _Gradient.apply(grads[0], *ctx.saved_tensors, ctx.options)
+        return gx, gy, None
+
+
+class _Gradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor]:
+        outputs: tuple[Tensor, Tensor] = _gradient_op(*args[:-1], **args[-1])
+        return outputs
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004
+        *tensors, ctx.options = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[_Optional, ...]:
+        # how log_total depends on x and y is part of the formula
+        g_cotangent, gx, gy = _Curvature.apply(*grads, *ctx.saved_tensors, ctx.options)
+        return g_cotangent, gx, gy, None, None, None
+
+
+class _Curvature(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        outputs: tuple[Tensor, Tensor, Tensor] = _curvature_op(*args[:-1], **args[-1])
+        return outputs
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing to keep: there is no third derivative."""
+
+    @staticmethod
+    def backward(_ctx: Any, *_grads: Tensor) -> tuple[_Optional, ...]:
+        raise NotImplementedError("concordance_loss_nce has first and second derivatives, but no third ones")
+
+
+def concordance_rows(x: Tensor, y: Tensor, *, tau: float, eps: float, rows: int, wide: bool) -> Tensor:
+    """Loss of every row, (B,), for (B, D) inputs in the working dtype; see `Pairs` for the options.
+
+    Example:
+        >>> x = torch.zeros(3, 1, dtype=torch.float64)
+        >>> concordance_rows(x, x, tau=1.0, eps=0.0, rows=0, wide=False)  # log 3
+        tensor([1.0986, 1.0986, 1.0986], dtype=torch.float64)
+    """
+    outputs: tuple[Tensor, Tensor, Tensor] = _Rows.apply(
+        x, y, {"tau": tau, "eps": eps, "rows": rows, "wide": wide}
+    )
+    return outputs[0]
