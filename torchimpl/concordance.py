@@ -40,8 +40,8 @@ def concordance_loss_nce(
 
     Returns:
         A scalar of the promoted dtype (float32 for half inputs), or (B,) in the inputs' dtype. A value beyond
-        the dtype saturates at its maximum. 0 for B = 0; without features (D = 0) every distance is 0 and
-        every row log(B + ε). NaN as soon as an input holds NaN or inf.
+        the dtype saturates at its maximum. Without any element (B = 0 or D = 0) every value is 0. NaN as soon
+        as an input that counts holds NaN or inf: a row of `res1` counts in its own row, `res2` in all.
 
     Raises:
         TypeError: an input is not a real tensor; tau or eps is not a real number; chunk_size is not an int.

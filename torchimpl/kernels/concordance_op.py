@@ -1,7 +1,7 @@
 """The InfoNCE losses per row as custom operators, differentiable twice.
 
 The loop over blocks depends on the batch size: inside an operator no compiler traces it. The operators carry
-the vmap rule and the shapes; the autograd functions around them carry the derivatives, also under `torch.func`.
+the vmap rule and the shapes; the autograd functions around them the derivatives, also under `torch.func`.
 """
 
 from __future__ import annotations
