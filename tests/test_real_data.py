@@ -67,6 +67,12 @@ def test_last_two_raman_scans_are_identical_constants():
     assert all((rows[2 * k] != rows[2 * k + 1]).any() for k in range(19))
 
 
+def test_last_28_raman_wavenumbers_are_empty():
+    rows = data.spectra("fermentation")[:-2]
+    assert (rows[:, -28:] == 0).all()
+    assert (rows[:, -29] != 0).any()
+
+
 def test_randhie():
     y, X = data.randhie()
     assert (y.shape, y.dtype) == ((20_190,), np.int32)
