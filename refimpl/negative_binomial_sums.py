@@ -19,22 +19,33 @@ import math
 from typing import TypeAlias
 
 from refimpl.arithmetic import kernel
+from refimpl.negative_binomial_terms import (
+    gap_above,
+    gap_below,
+    log_mass_at_zero,
+    log_width,
+    mass_ratio,
+    mode_of,
+    odds,
+    score_at_zero,
+    score_step,
+    slope_in_mu,
+    sum_of_parameters,
+    tail_vanishes,
+    terms_from_mode,
+)
 from refimpl.scaled import (
     Scaled,
-    normalised,
     sc,
     sc_add,
     sc_div,
     sc_exp,
     sc_log,
-    sc_log_ratio_score,
-    sc_log1p,
     sc_mul,
     sc_neg,
     sc_one_minus_exp,
     sc_ratio_below,
     sc_sub,
-    sc_sum,
 )
 
 MAX_TERMS = 200_000
@@ -50,114 +61,6 @@ Sums: TypeAlias = tuple[Scaled, Scaled, Scaled, Scaled, Scaled, Scaled, int]
 
 
 @kernel
-def _sum_of_parameters(mu: float, r: float) -> Scaled:
-    """Exact mu + r, also where the float64 sum would overflow."""
-    return sc_add(sc(mu), sc(r))
-
-
-@kernel
-def odds(mu: float, r: float) -> Scaled:
-    """Success odds q = mu / (mu + r); mu itself in the Poisson limit, where (j+r) q -> mu."""
-    if math.isinf(r):
-        return sc(mu)
-    return sc_div(sc(mu), _sum_of_parameters(mu, r))
-
-
-@kernel
-def log_mass_at_zero(mu: float, r: float) -> Scaled:
-    """log p_0 = -r log1p(mu/r)."""
-    if math.isinf(r):
-        return sc(-mu)
-    return sc_neg(sc_mul(sc(r), sc_log1p(sc_div(sc(mu), sc(r)))))
-
-
-@kernel
-def score_at_zero(mu: float, r: float) -> Scaled:
-    """Score s_0 = d log p_0 / dr."""
-    if math.isinf(r):
-        return sc(0.0)
-    return sc_neg(sc_log_ratio_score(sc_div(sc(mu), sc(r))))
-
-
-@kernel
-def mass_ratio(j: float, r: float, q: Scaled) -> Scaled:
-    """p_{j+1} / p_j."""
-    if math.isinf(r):
-        return sc_div(q, sc(j + 1.0))
-    return sc_div(sc_mul(_count_plus(j, r), q), sc(j + 1.0))
-
-
-@kernel
-def score_step(j: float, mu: float, r: float, total: Scaled) -> Scaled:
-    """s_{j+1} - s_j = (mu - j) / ((j+r)(r+mu))."""
-    if math.isinf(r):
-        return sc(0.0)
-    return sc_div(sc_sum(mu, -j), sc_mul(_count_plus(j, r), total))
-
-
-@kernel
-def _count_plus(j: float, r: float) -> Scaled:
-    """Exact j + r."""
-    return sc_sum(j, r)
-
-
-@kernel
-def slope_in_mu(mass: Scaled, k: float, mu: float, r: float) -> Scaled:
-    """dF/dmu = -p_k (k+r)/(mu+r)."""
-    if math.isinf(r):
-        return sc_neg(mass)
-    return sc_neg(sc_div(sc_mul(mass, _count_plus(k, r)), _sum_of_parameters(mu, r)))
-
-
-@kernel
-def _gap_above(j: float, mu: float, r: float) -> float:
-    """Lower bound of 1 - p_{i+1}/p_i for all i >= j (the ratio tends to q monotonically); <= 0: unknown."""
-    if math.isinf(r):
-        return 1.0 - mu / (j + 1.0)
-    failure = 1.0 / (1.0 + mu / r)
-    success = 1.0 / (1.0 + r / mu)
-    here = (failure * (j + 1.0 - mu) + success) / (j + 1.0)
-    return min(here, failure)
-
-
-@kernel
-def _gap_below(j: float, mu: float, r: float) -> float:
-    """Lower bound of 1 - p_{i-1}/p_i for all i <= j below the mode (where r > 1)."""
-    if math.isinf(r):
-        return 1.0 - j / mu
-    return 1.0 - j * (1.0 + r / mu) / (j - 1.0 + r)
-
-
-@kernel
-def log_width(k: float, mu: float, r: float) -> float:
-    """Log of what a tail is multiplied by in a derivative: (k+r)/(mu+r), and the score <= 1/r + log."""
-    if math.isinf(r):
-        return 50.0
-    larger = math.log(max(k, r)) - math.log(max(mu, r)) if k > mu else 0.0
-    return 50.0 + max(larger, 0.0) + max(-math.log(r), 0.0) + abs(math.log(max(k, 1.0)))
-
-
-@kernel
-def tail_vanishes(b: float, mu: float, r: float, margin: float) -> bool:
-    """Whether Chernoff's bound puts the tail from b >= 0 outwards (away from mu) below exp(-745 - margin).
-
-    D = b log(b/mu) - (b+r) log((b+r)/(mu+r)); its own rounding errors are subtracted from it.
-    """
-    if b == 0.0:
-        terms = mu if math.isinf(r) else r * math.log1p(mu / r)
-        return terms > (745.2 + margin) * (1.0 + 2.0**-40)
-    log_b, log_mu = math.log(b), math.log(mu)
-    if math.isinf(r):
-        deviance = b * (log_b - log_mu) - (b - mu)
-        terms = b * (abs(log_b) + abs(log_mu)) + mu
-    else:
-        pull = (b + r) * math.log1p((b - mu) / (mu + r))
-        deviance = b * (log_b - log_mu) - pull
-        terms = b * (abs(log_b) + abs(log_mu)) + 4.0 * abs(pull) + abs(b - mu) + mu
-    return deviance - 2.0**-48 * terms > 745.2 + margin
-
-
-@kernel
 def sum_from_zero(k: float, mu: float, r: float, max_terms: int) -> Sums:
     """All sums for 0 <= k, 0 < mu < inf, 0 < r <= inf, from p_0 upwards."""
     nothing = sc(0.0)
@@ -165,7 +68,7 @@ def sum_from_zero(k: float, mu: float, r: float, max_terms: int) -> Sums:
         return nothing, nothing, nothing, nothing, nothing, nothing, -1
     q, total = odds(mu, r), nothing
     if not math.isinf(r):
-        total = _sum_of_parameters(mu, r)
+        total = sum_of_parameters(mu, r)
     log_zero, score = log_mass_at_zero(mu, r), score_at_zero(mu, r)
     zero = sc_exp(log_zero)
     mass, above_zero, pull = sc(1.0), nothing, nothing  # relative to p_0, and without p_0
@@ -193,13 +96,13 @@ def sum_from_zero(k: float, mu: float, r: float, max_terms: int) -> Sums:
 
 
 @kernel
-def _upper_tail(
+def _upper_tail(  # noqa: PLR0917 - kernels take their arguments by position
     k: float, mu: float, r: float, mass: Scaled, score: Scaled, terms: int, max_terms: int
 ) -> tuple[Scaled, Scaled, int]:
     """Sums of p_j and p_j s_j over j > k, given both at k, until the geometric remainder is negligible."""
     q, total = odds(mu, r), sc(0.0)
     if not math.isinf(r):
-        total = _sum_of_parameters(mu, r)
+        total = sum_of_parameters(mu, r)
     tail, pull = sc(0.0), sc(0.0)
     j = k
     while terms <= max_terms:
@@ -209,7 +112,7 @@ def _upper_tail(
         pull = sc_add(pull, sc_mul(mass, score))
         j += 1.0
         terms += 1
-        gap = _gap_above(j, mu, r)
+        gap = gap_above(j, mu, r)
         if gap > 0.0 and sc_ratio_below(mass, tail, 1.0 / gap, REMAINDER):
             return tail, pull, terms
     return tail, pull, -1
@@ -219,14 +122,12 @@ def _upper_tail(
 def sum_from_mode(k: float, mu: float, r: float, max_terms: int) -> Sums:
     """All sums for 0 <= k, 0 < mu < inf, 0 < r <= inf, from the mode outwards, normalised at the end."""
     nothing = sc(0.0)
-    mode = math.floor(mu)
-    if not math.isinf(r):
-        mode = math.floor(mu * ((r - 1.0) / r)) if r > 1.0 else 0.0
+    mode = mode_of(mu, r)
     if k >= LARGEST_COUNT or mode >= LARGEST_COUNT or abs(k - mode) > max_terms:
         return nothing, nothing, nothing, nothing, nothing, nothing, -1
     q, total = odds(mu, r), nothing
     if not math.isinf(r):
-        total = _sum_of_parameters(mu, r)
+        total = sum_of_parameters(mu, r)
     low, high, low_pull, high_pull, mass_k, score_k = nothing, nothing, nothing, nothing, nothing, nothing
     mass, score = sc(1.0), nothing
     j = mode
@@ -240,7 +141,7 @@ def sum_from_mode(k: float, mu: float, r: float, max_terms: int) -> Sums:
         if j == k:
             mass_k, score_k = mass, score
         terms += 1
-        gap = _gap_above(j, mu, r)
+        gap = gap_above(j, mu, r)
         if j > k and gap > 0.0 and sc_ratio_below(mass, high, 1.0 / gap, REMAINDER):
             break
         if terms > max_terms:
@@ -262,7 +163,7 @@ def sum_from_mode(k: float, mu: float, r: float, max_terms: int) -> Sums:
         if j == k:
             mass_k, score_k = mass, score
         terms += 1
-        gap = _gap_below(j, mu, r)
+        gap = gap_below(j, mu, r)
         if j < k and gap > 0.0 and sc_ratio_below(mass, low, 1.0 / gap, REMAINDER):
             break
         if terms > max_terms:
@@ -277,16 +178,8 @@ def sum_from_mode(k: float, mu: float, r: float, max_terms: int) -> Sums:
 
 
 @kernel
-def terms_from_mode(k: float, mu: float, r: float) -> float:
-    """Estimate of the terms `sum_from_mode` needs: 30 standard deviations, the geometric tail, the way to k."""
-    if math.isinf(r):
-        return 30.0 * math.sqrt(mu) + 100.0 + abs(k - mu)
-    return 30.0 * math.sqrt(mu) * math.sqrt(1.0 + mu / r) + 100.0 * (1.0 + mu / r) + abs(k - mu)
-
-
-@kernel
 def sums(k: float, mu: float, r: float, max_terms: int) -> Sums:
-    """All sums at one point by the cheaper of the two ways; the last entry is negative if neither is feasible."""
+    """All sums at one point by the cheaper way; the last entry is negative if neither is feasible."""
     if k <= terms_from_mode(k, mu, r):
         result = sum_from_zero(k, mu, r, max_terms)
         if result[6] < 0:
@@ -301,7 +194,7 @@ def sums(k: float, mu: float, r: float, max_terms: int) -> Sums:
 @kernel
 def sums_or_limit(k: float, mu: float, r: float, max_terms: int) -> Sums:
     """`sums`, with tails that underflow whatever they are multiplied by set to 0 without summing them."""
-    nothing, one = sc(0.0), normalised(1.0, 0.0, 0)
+    nothing, one = sc(0.0), sc(1.0)
     margin = log_width(k, mu, r)
     if k + 1.0 > mu and tail_vanishes(k + 1.0, mu, r, margin):
         return one, nothing, nothing, nothing, nothing, nothing, 1
@@ -312,7 +205,7 @@ def sums_or_limit(k: float, mu: float, r: float, max_terms: int) -> Sums:
 
 @kernel
 def log_mass(k: float, mu: float, r: float, max_terms: int) -> tuple[Scaled, Scaled, int]:
-    """log p_k, the score s_k and the number of terms (negative: not feasible), in the log where p_k underflows."""
+    """Return log p_k (finite where p_k underflows), the score s_k, the terms (< 0: not feasible)."""
     if k >= max_terms or k > terms_from_mode(k, mu, r):
         result = sum_from_mode(k, mu, r, max_terms)
         if result[6] > 0:
@@ -321,7 +214,7 @@ def log_mass(k: float, mu: float, r: float, max_terms: int) -> tuple[Scaled, Sca
         return sc(0.0), sc(0.0), -1
     q, total = odds(mu, r), sc(0.0)
     if not math.isinf(r):
-        total = _sum_of_parameters(mu, r)
+        total = sum_of_parameters(mu, r)
     mass, score = sc(1.0), score_at_zero(mu, r)
     j = 0.0
     while j < k:
@@ -329,25 +222,3 @@ def log_mass(k: float, mu: float, r: float, max_terms: int) -> tuple[Scaled, Sca
         score = sc_add(score, score_step(j, mu, r, total))
         j += 1.0
     return sc_add(log_mass_at_zero(mu, r), sc_log(mass)), score, int(k) + 1
-
-
-@kernel
-def log_slope_in_mu(k: float, mu: float, r: float) -> Scaled:
-    """d log p_k / dmu = r (k - mu) / (mu (mu + r)) for mu > 0."""
-    relative = sc_div(sc_sum(k, -mu), sc(mu))
-    if math.isinf(r):
-        return relative
-    return sc_mul(relative, sc_div(sc(r), _sum_of_parameters(mu, r)))
-
-
-@kernel
-def log_slope_in_r_without_mean(k: float, r: float, max_terms: int) -> tuple[Scaled, int]:
-    """Score sum_{j<k} 1/(r+j) - k/r at mu = 0, written as the sum of -j / (r (r+j))."""
-    if k >= max_terms:
-        return sc(0.0), -1
-    total = sc(0.0)
-    j = 1.0
-    while j < k:
-        total = sc_sub(total, sc_div(sc(j), sc_mul(sc(r), _count_plus(j, r))))
-        j += 1.0
-    return total, int(k) + 1

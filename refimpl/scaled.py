@@ -105,7 +105,7 @@ def sc_pair(x: Scaled) -> DoubleDouble:
 
 @kernel
 def sc_log(x: Scaled) -> Scaled:
-    """Natural logarithm of x > 0; the mantissa is taken near one, so that log(1 +- small) keeps its digits."""
+    """Natural logarithm of x > 0; a mantissa near one keeps the digits of log(1 +- small)."""
     hi, lo, n = x
     if hi < 0.7071067811865476:
         hi, lo, n = 2.0 * hi, 2.0 * lo, n - 1
@@ -152,7 +152,7 @@ def sc_log1p(x: Scaled) -> Scaled:
 
 @kernel
 def sc_log_ratio_score(x: Scaled) -> Scaled:
-    """log(1 + x) - x / (1 + x) for x >= 0, which is x^2/2 near 0; a series there keeps its relative accuracy."""
+    """log(1 + x) - x / (1 + x) for x >= 0, by its series near 0, where it is x^2/2."""
     if x[2] > -8:
         return sc_sub(sc_log1p(x), sc_div(x, sc_add(sc(1.0), x)))
     # sum over n >= 2 of (-x)^n (n-1)/n, from n = 18 down: 2^(-8 * 17) is below the last bit
