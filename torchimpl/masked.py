@@ -112,8 +112,8 @@ def masked_sse(x_recon: Tensor, x: Tensor, mask: Tensor, *, reduction: str = "ba
         reduction: see above.
 
     Returns:
-        0-dim, float32 for half inputs, else the promoted dtype; for "none" the inputs' shape and dtype. Finite
-        inputs give a finite value: what lies beyond the dtype saturates at its largest number.
+        0-dim, float32 for half inputs, else the promoted dtype; for "none" the inputs' shape and dtype.
+        Finite inputs give a finite value: what lies beyond the dtype saturates at its largest number.
 
     Raises:
         TypeError: a tensor is missing or has an unsupported dtype; the mask is not bool.

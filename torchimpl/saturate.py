@@ -63,6 +63,18 @@ def saturate(x: Tensor, dtype: torch.dtype, inputs_finite: Tensor) -> Tensor:
     return saturated.to(dtype)
 
 
+def clamp_through(x: Tensor, limit: float) -> Tensor:
+    """Clamp rounding errors beyond ±limit; the gradient passes through unchanged, NaN stays.
+
+    Example:
+        >>> clamp_through(torch.tensor([1.0000001, 0.5]), 1.0)
+        tensor([1.0000, 0.5000])
+    """
+    always = torch.ones((), dtype=torch.bool, device=x.device)
+    clamped: Tensor = _Saturate.apply(x, always, limit)
+    return clamped
+
+
 def reduce(
     elements: Tensor, reduction: str, dtype: torch.dtype, inputs_finite: Tensor, *, element_dtype: torch.dtype
 ) -> Tensor:
