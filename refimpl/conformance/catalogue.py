@@ -275,7 +275,7 @@ _SPECS = (
     Composite(
         "CompositeLoss",
         "composite",
-        "target.CompositeLoss([lambda outputs, batch, k=k: outputs['values'][k] for k in range(len(values))], "
+        "target.CompositeLoss([lambda out, _, k=k: out['values'][k] for k in range(len(values))], "
         "weights)({'values': values}, {})",
         batches.composite_batch,
         ("ordinary", "zeros", "weight zero", "huge", "tiny", "mixed magnitudes", "heavy tails"),

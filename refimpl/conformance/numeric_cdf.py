@@ -1,6 +1,7 @@
 """`compute_numeric_cdf` takes a `torch.distributions` object: its batches, exact values and bounds.
 
-The probabilities of the negative binomial are 1 - 2^-k, for which the mean r p / (1 - p) = r (2^k - 1) is exact.
+The probabilities of the negative binomial are 1 - 2^-k, for which the mean r p / (1 - p) = r (2^k - 1)
+is exact.
 """
 
 from typing import Any

@@ -162,16 +162,16 @@ def _distance(
 
 
 def _brief(array: NDArray[np.float64], most: int = 8) -> str:
-    flat = [float(f"{number:.17g}") for number in array.ravel()[:most]]
+    flat = [float(number) for number in array.ravel()[:most]]
     shown = f"{flat[0]!r}" if array.ndim == 0 else f"{flat}"
     return shown if array.size <= most else f"{shown[:-1]}, ...]"
 
 
 def visible_changed(mask: NDArray[np.bool_], batch: Batch, poison: float) -> Batch:
-    """The same masked batch with every visible number replaced: value and gradient may not change by a bit."""
+    """The same masked batch with every visible number replaced: nothing may change by a bit."""
     changed = {
-        name: array if name == "mask" else np.where(mask, array, poison)
+        name: np.where(mask, array, poison)
         for name, array in batch.arguments.items()
-        if isinstance(array, np.ndarray)
+        if isinstance(array, np.ndarray) and array.dtype == np.float64
     }
     return batch.with_arguments({**batch.arguments, **changed})

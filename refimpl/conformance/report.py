@@ -78,9 +78,9 @@ class Report:
         return not self.violations
 
     def worst(self, loss: str) -> Violation | None:
-        """The violation of a loss with the smallest input."""
+        """The violation of a loss with the smallest input that is not empty, where there is one."""
         found = [violation for violation in self.violations if violation.loss == loss]
-        return min(found, key=lambda violation: violation.numbers, default=None)
+        return min(found, key=lambda one: (one.numbers == 0, one.numbers), default=None)
 
     def to_json(self) -> str:
         """The report as JSON text; infinite ratios are the string "inf"."""

@@ -44,8 +44,13 @@ class _Tally:
         for finding in judgement.findings:
             self.counts[finding.kind] = self.counts.get(finding.kind, 0) + 1
             known = self.smallest.get(finding.kind)
-            if known is None or size(batch) < size(known[0]):
+            if known is None or _simplicity(batch) < _simplicity(known[0]):
                 self.smallest[finding.kind] = (batch, finding)
+
+
+def _simplicity(batch: Batch) -> tuple[bool, int]:
+    """Few numbers are simple; none at all is less telling."""
+    return size(batch) == 0, size(batch)
 
 
 def inspect(target: ModuleType, spec: LossSpec, batch: Batch) -> Judgement:

@@ -21,9 +21,10 @@ Pair: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 Shape: TypeAlias = tuple[int, ...]
 Draw: TypeAlias = Callable[[st.SearchStrategy[NDArray[np.float64]]], NDArray[np.float64]]
 
-STEPS = (
-    2**26
-)  # numbers are drawn as integers in [-STEPS, STEPS]: full significands, simple ones after shrinking
+# Hypothesis draws evenly from ranges of up to 24 bits only
+STEPS = 2**22 - 3  # odd: n / STEPS has a full significand in every format
+CODES = 2**24
+GOLDEN = 0.6180339887498949  # multiples of it modulo 1 are spread evenly
 
 
 def shapes(family: str, dimensions: int = 2) -> st.SearchStrategy[Shape]:
@@ -43,12 +44,13 @@ def uniform(form: Format, shape: Shape, scale: float = 4.0) -> st.SearchStrategy
 
 def spread(form: Format, shape: Shape, low: int, high: int) -> st.SearchStrategy[NDArray[np.float64]]:
     """Numbers of either sign whose exponents lie evenly in [low, high]."""
-    codes = hnp.arrays(np.int64, shape, elements=st.integers(0, 2**40 - 1), fill=st.nothing())
+    codes = hnp.arrays(np.int64, shape, elements=st.integers(0, CODES - 1), fill=st.nothing())
+    span = high - low + 1
 
     def decode(code: NDArray[np.int64]) -> NDArray[np.float64]:
-        significand = 1.0 + (code % 2**26) / 2.0**26
-        sign = np.where((code >> 26) % 2 == 1, -1.0, 1.0)
-        return round_to(sign * np.ldexp(significand, low + (code >> 27) % (high - low + 1)), form)
+        significand = 1.0 + ((code >> 1) // span * GOLDEN) % 1.0
+        sign = np.where(code % 2 == 1, -1.0, 1.0)
+        return round_to(sign * np.ldexp(significand, low + (code >> 1) % span), form)
 
     return codes.map(decode)
 
