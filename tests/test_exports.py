@@ -29,7 +29,9 @@ ROOMS = ["masked", "concordance", "pearson", "quantile", "likelihood", "residual
 def imported_by(statement):
     """Top-level packages that a fresh interpreter has loaded after the statement."""
     code = f"import sys; {statement}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
-    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
     return set(out.stdout.split())
 
 
@@ -53,7 +55,13 @@ def test_torchimpl_lists_exactly_the_contract_and_the_modules():
 
 
 def test_refimpl_has_an_oracle_with_gradient_for_every_loss_function():
-    losses = CONTRACT_NAMES - {"LOSS_REGISTRY", "register", "create_composite_loss", "CompositeLoss", "compute_numeric_cdf"}
+    losses = CONTRACT_NAMES - {
+        "LOSS_REGISTRY",
+        "register",
+        "create_composite_loss",
+        "CompositeLoss",
+        "compute_numeric_cdf",
+    }
     for name in losses:
         assert name in refimpl.__all__, name
         assert f"{name}_gradient" in refimpl.__all__, name
@@ -70,13 +78,20 @@ def test_every_public_callable_has_a_docstring_with_an_example(package):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_one_loss_one_room_in_all_four_wings(room):
-    for place in [f"refimpl/{room}.py", f"torchimpl/{room}.py", f"refimpl/bounds/{room}.py", f"tests/test_{room}.py",
-                  f"tests/test_oracles_{room}.py", f"asv_benchmarks/{room}.py"]:  # fmt: skip
+    for place in [
+        f"refimpl/{room}.py",
+        f"refimpl/bounds/{room}.py",
+        f"torchimpl/{room}.py",
+        f"tests/test_{room}.py",
+        f"tests/test_oracles_{room}.py",
+        f"asv_benchmarks/{room}.py",
+    ]:
         assert (ROOT / place).is_file(), place
 
 
 @pytest.mark.parametrize(
-    ("package", "forbidden"), [("refimpl", "torchimpl"), ("torchimpl", "refimpl"), ("refimpl", "tests"), ("torchimpl", "tests")]
+    ("package", "forbidden"),
+    [("refimpl", "torchimpl"), ("torchimpl", "refimpl"), ("refimpl", "tests"), ("torchimpl", "tests")],
 )
 def test_no_package_imports_across_the_wall(package, forbidden):
     for path in python_files(package):
@@ -89,7 +104,14 @@ def test_importing_refimpl_loads_neither_torch_nor_hypothesis():
 
 def test_importing_torchimpl_loads_none_of_the_verification_stack():
     baseline = imported_by("import torch")
-    assert not (imported_by("import torchimpl") - baseline) & {"numba", "hypothesis", "scipy", "rich", "refimpl", "mpmath"}
+    assert not (imported_by("import torchimpl") - baseline) & {
+        "numba",
+        "hypothesis",
+        "scipy",
+        "rich",
+        "refimpl",
+        "mpmath",
+    }
 
 
 def test_importing_torchimpl_does_not_touch_cuda():

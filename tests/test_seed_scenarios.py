@@ -16,7 +16,13 @@ from refimpl.bounds.negative_binomial import negative_binomial_cdf as cdf_bound
 from refimpl.bounds.pearson import negative_pearson_loss as pearson_bound
 
 F32, F64 = torch.float32, torch.float64
-NAMES = ["replicate_concordance_mse", "nll_loss", "concordance_loss_nce", "negative_pearson_loss", "quantile_absolute_loss"]
+NAMES = [
+    "replicate_concordance_mse",
+    "nll_loss",
+    "concordance_loss_nce",
+    "negative_pearson_loss",
+    "quantile_absolute_loss",
+]
 
 
 def test_matched_pairs_score_lower_than_mismatched_ones():
@@ -130,7 +136,9 @@ def test_total_equals_the_weighted_sum():
 @pytest.mark.parametrize("fill", ["zeros", "huge", "identical", "tiny"])
 @pytest.mark.parametrize("name", NAMES)
 def test_zeros_huge_values_and_identical_inputs_give_neither_nan_nor_infinity(name, fill, dtype):
-    value = {"zeros": 0.0, "huge": torch.finfo(dtype).max, "identical": 3.0, "tiny": torch.finfo(dtype).tiny}[fill]
+    value = {"zeros": 0.0, "huge": torch.finfo(dtype).max, "identical": 3.0, "tiny": torch.finfo(dtype).tiny}[
+        fill
+    ]
     outputs, batch = dataset_batch(4, dtype=dtype, fill=value)
     if fill == "zeros":  # a dispersion of zero is no distribution
         for n in ("r1", "r2"):

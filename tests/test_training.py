@@ -1,4 +1,4 @@
-"""A short real training run: every registered loss and a composite go down, every parameter gets a finite gradient."""
+"""A short real training run: every registered loss and a composite go down, all gradients finite."""
 
 import pytest
 import torch
