@@ -1,4 +1,4 @@
-"""The losses of two replicates as `loss(model_outputs, batch, **options)`: look up, align, hand to the core."""
+"""Losses of two replicates as `loss(model_outputs, batch, **options)`: look up, align, hand to the core."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import torch
 from torch import Tensor
 
 from torchimpl import checks
-from torchimpl.alignment import align as align
-from torchimpl.alignment import aligned as aligned
-from torchimpl.alignment import lookup as lookup
-from torchimpl.alignment import options_checked
+from torchimpl.alignment import aligned, options_checked
 from torchimpl.concordance import concordance_loss_nce
-from torchimpl.likelihood import nll_loss as nll_loss
+from torchimpl.likelihood import nll_loss
 from torchimpl.pearson import negative_pearson_loss
 from torchimpl.quantile import quantile_absolute_loss
-from torchimpl.residual import replicate_concordance_mse_loss as replicate_concordance_mse_loss
+from torchimpl.residual import replicate_concordance_mse_loss
 from torchimpl.saturate import all_finite, saturate
+
+__all__ = [
+    "concordance_loss_nce_wrapper",
+    "negative_pearson_loss_wrapper",
+    "nll_loss",
+    "quantile_absolute_loss_wrapper",
+    "replicate_concordance_mse_loss",
+]
 
 
 @options_checked
@@ -97,7 +102,9 @@ def negative_pearson_loss_wrapper(model_outputs: object, batch: object, *, eps: 
 
 
 @options_checked
-def quantile_absolute_loss_wrapper(model_outputs: object, batch: object, *, reduction: str = "mean") -> Tensor:
+def quantile_absolute_loss_wrapper(
+    model_outputs: object, batch: object, *, reduction: str = "mean"
+) -> Tensor:
     """`quantile_absolute_loss` of the reads of both replicates under their own mu and r.
 
     Args:
