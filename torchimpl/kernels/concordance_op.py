@@ -127,8 +127,15 @@ class _Gradient(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor]:
-        outputs: tuple[Tensor, Tensor] = _gradient_op(*args[:-1], **args[-1])
+    def forward(  # noqa: PLR0917 - torch.compile wants as many parameters as `apply` gets
+        cotangent: Tensor,
+        x: Tensor,
+        y: Tensor,
+        nearest: Tensor,
+        log_total: Tensor,
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor]:
+        outputs: tuple[Tensor, Tensor] = _gradient_op(cotangent, x, y, nearest, log_total, **options)
         return outputs
 
     @staticmethod
@@ -147,8 +154,19 @@ class _Curvature(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        outputs: tuple[Tensor, Tensor, Tensor] = _curvature_op(*args[:-1], **args[-1])
+    def forward(  # noqa: PLR0917 - as above
+        ux: Tensor,
+        uy: Tensor,
+        cotangent: Tensor,
+        x: Tensor,
+        y: Tensor,
+        nearest: Tensor,
+        log_total: Tensor,
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        outputs: tuple[Tensor, Tensor, Tensor] = _curvature_op(
+            ux, uy, cotangent, x, y, nearest, log_total, **options
+        )
         return outputs
 
     @staticmethod
