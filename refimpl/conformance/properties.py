@@ -62,13 +62,15 @@ def truth(spec: LossSpec, batch: Batch) -> Truth:
     Raises:
         ValueError: where the oracle declines a batch as too expensive.
     """
-    bound, gradient_bounds = spec.bound(batch)
-    return Truth(
-        np.asarray(spec.value(batch), dtype=np.float64),
-        np.asarray(bound, dtype=np.float64),
-        _by_path(spec.gradient(batch)),
-        _by_path(gradient_bounds),
-    )
+    # batches leave the range of float64 on purpose; what that does to a bound is the bound's business
+    with np.errstate(all="ignore"):
+        bound, gradient_bounds = spec.bound(batch)
+        return Truth(
+            np.asarray(spec.value(batch), dtype=np.float64),
+            np.asarray(bound, dtype=np.float64),
+            _by_path(spec.gradient(batch)),
+            _by_path(gradient_bounds),
+        )
 
 
 def _by_path(gradients: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
