@@ -201,6 +201,8 @@ def dd_scale(x: DoubleDouble, n: int) -> DoubleDouble:
 def dd_frexp(x: DoubleDouble) -> tuple[DoubleDouble, int]:
     """Extended-exponent form (m, n): x = m 2^n, 1/2 <= |m.hi| < 1; n = 0 for 0 and non-finite x.
 
+    Exact, except for what of lo is 2^1074 times smaller than hi.
+
     Products and quotients of such m neither overflow nor underflow; add or subtract the exponents beside
     them and return to float64 once, with `to_float_scaled`.
 

@@ -34,7 +34,7 @@ def composite_loss(values: ArrayLike, weights: ArrayLike) -> float:
         >>> composite_loss([2.0, np.inf, 3.0], [1.0, 0.0, 0.5])
         3.5
     """
-    values, weights = _checked(values, weights)
+    values, weights = checked_composite(values, weights)
     return float(_weighted_sum(values, weights))
 
 
@@ -51,14 +51,15 @@ def composite_loss_gradient(values: ArrayLike, weights: ArrayLike, cotangent: fl
         >>> composite_loss_gradient([2.0, np.inf, 3.0], [1.0, 0.0, 0.5], 2.0)
         (array([2., 0., 1.]),)
     """
-    values, weights = _checked(values, weights)
+    values, weights = checked_composite(values, weights)
     if cotangent == 0.0:
         return (np.zeros(values.shape),)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return (np.where(weights == 0.0, 0.0, weights * cotangent),)
 
 
-def _checked(values: ArrayLike, weights: ArrayLike) -> tuple[Array, Array]:
+def checked_composite(values: ArrayLike, weights: ArrayLike) -> tuple[Array, Array]:
+    """Return values and weights as float64, or refuse them as `composite_loss` says."""
     values, weights = as_float64("values", values), as_float64("weights", weights)
     same_shape("values", values, "weights", weights)
     if values.ndim != 1:

@@ -62,7 +62,7 @@ def compute_residual_mse(
         2.0
     """
     check_reduction(reduction)
-    arrays = _checked(y_r1, mu_tech_r1, y_r2, mu_tech_r2, sd_ratio_r1_to_r2)
+    arrays = checked_residual(y_r1, mu_tech_r1, y_r2, mu_tech_r2, sd_ratio_r1_to_r2)
     return _value(arrays, reduction)
 
 
@@ -103,7 +103,7 @@ def compute_residual_mse_gradient(  # noqa: PLR0917 - the loss's own arguments, 
         [2.0, -2.0, -2.0, 2.0, -2.0]
     """
     check_reduction(reduction)
-    arrays = _checked(y_r1, mu_tech_r1, y_r2, mu_tech_r2, sd_ratio_r1_to_r2)
+    arrays = checked_residual(y_r1, mu_tech_r1, y_r2, mu_tech_r2, sd_ratio_r1_to_r2)
     elements, sums = _gradient_parts(arrays, cotangent, reduction)
     g_d1, g_d2, g_s = elements
     if np.ndim(sd_ratio_r1_to_r2) == 0:
@@ -191,7 +191,8 @@ def unpack_residual(
     return [reads[1], *(aligned(*other, *reads) for other in others)], reduction
 
 
-def _checked(*arguments: ArrayLike) -> list[Array]:
+def checked_residual(*arguments: ArrayLike) -> list[Array]:
+    """Return [y1, mu1, y2, mu2, s] as float64 of one shape, or refuse them as `compute_residual_mse` says."""
     names = ("y_r1", "mu_tech_r1", "y_r2", "mu_tech_r2", "sd_ratio_r1_to_r2")
     arrays = [as_float64(name, argument) for name, argument in zip(names, arguments, strict=True)]
     if arrays[4].ndim == 0:
