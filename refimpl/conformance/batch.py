@@ -43,6 +43,7 @@ def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Array]]:
     """All arrays of a tree with their path, such as `model_outputs.r1.mu`.
 
     Example:
+        >>> import numpy as np
         >>> [path for path, _ in leaves({"r1": {"mu": np.zeros(2), "r": np.ones(2)}})]
         ['r1.mu', 'r1.r']
     """
@@ -57,6 +58,7 @@ def map_tree(change: Callable[[str, Array], Any], tree: Tree, path: str = "") ->
     """The same tree with every array replaced by `change(path, array)`.
 
     Example:
+        >>> import numpy as np
         >>> map_tree(lambda path, array: array.size, {"x": np.zeros(3)})
         {'x': 3}
     """

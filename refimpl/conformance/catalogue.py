@@ -106,15 +106,14 @@ class Composite(LossSpec):
     def gradient(self, batch: Batch) -> Gradients:
         """The weights, and 0 for a component that is switched off."""
         found = oracle(self.module, "composite_loss_gradient")
-        return {"values": found(batch.arguments["values"], batch.options["weights"])}
+        return self._named(found(batch.arguments["values"], batch.options["weights"]))
 
     def bound(self, batch: Batch) -> tuple[Any, Gradients]:
         """The bound of the weighted sum."""
         function = oracle("bounds.composite", "composite_loss")
         values, weights = batch.arguments["values"], batch.options["weights"]
         found: Bound = function(values, weights, precision=precision(batch.form.name))
-        gradient = found.gradient
-        return found.value, {"values": gradient[0] if isinstance(gradient, tuple) else gradient}
+        return found.value, self._named(found.gradient)
 
 
 _PAIR = (

@@ -142,6 +142,10 @@ def _gradient_ratios(held: Precision, exact: Truth, outcome: Outcome) -> dict[st
 def _gradient(exact: Truth, outcome: Outcome, ratios: Mapping[str, float]) -> Iterator[Finding]:
     for path in ratios:
         actual = np.asarray(outcome.gradients[path])
+        if actual.shape != exact.gradients[path].shape:
+            right = exact.gradients[path].shape
+            yield Finding("gradient", f"gradient of {path} has shape {actual.shape} where {right} is right")
+            return
         if np.any(np.isnan(actual)) and not np.any(np.isnan(exact.gradients[path])):
             yield Finding("finite", f"gradient of {path} is {_brief(actual)}")
             return

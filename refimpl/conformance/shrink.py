@@ -28,7 +28,7 @@ def shrink(batch: Batch, fails: Callable[[Batch], bool], attempts: int = 150) ->
         >>> from refimpl.conformance.formats import FORMATS
         >>> start = Batch("ordinary", FORMATS["float32"], {"x": np.array([0.3, 7.25, -2.0, 4.0])})
         >>> shrink(start, lambda batch: batch.arguments["x"].max() > 5).arguments["x"].tolist()
-        [7.0]
+        [8.0]
     """
     left = attempts
     passes = _passes()
