@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 from refimpl.bounds.magnitude import magnitude
 from refimpl.bounds.precision import Bound, Precision
 from refimpl.composite import checked_composite
+from refimpl.composite import composite_loss as oracle
 
 
 def composite_loss(values: ArrayLike, weights: ArrayLike, precision: Precision) -> Bound:
@@ -14,7 +15,7 @@ def composite_loss(values: ArrayLike, weights: ArrayLike, precision: Precision) 
     Roundings: the float64 weight to the working precision (none in float64), the product, and n - 1 additions
     of the n components that count, in any order:
 
-        value:     Σ |w L| [(1 + u)^(1 or 2) (1 + (n - 1) u) - 1] + n t
+        value:     Σ |w L| [(1 + u)^(1 or 2) (1 + (n - 1) u) - 1] + n t, and the oracle's own rounding
         gradient:  u |w| + t for the rounded weight, 0 in float64
 
     with t the smallest subnormal. It follows the sizes of the terms, not the result: where components of
@@ -37,6 +38,7 @@ def composite_loss(values: ArrayLike, weights: ArrayLike, precision: Precision) 
         >>> composite_loss([2.0, 3.0], [1.0, 0.0], precision("float64")).gradient
         (array([0., 0.]),)
     """
+    exact = oracle(values, weights)
     values, weights = checked_composite(values, weights)
     u, tiny = precision.scalar_roundoff, precision.scalar_tiny
     weight_roundings = int(precision.name != "float64")
@@ -46,4 +48,4 @@ def composite_loss(values: ArrayLike, weights: ArrayLike, precision: Precision) 
     products = magnitude(values[active]) * magnitude(weights[active])
     error = products.sum().times(growth) + magnitude(terms * tiny)
     gradient = np.where(weights == 0.0, 0.0, weight_roundings * (u * np.abs(weights) + tiny))
-    return Bound(float(error.to_float()), (gradient,))
+    return Bound(precision.rounded_scalar(exact, float(error.to_float())), (gradient,))

@@ -31,8 +31,8 @@ def masked_sse(
         gradient:  |g| γ1 for the subtraction, |g| γ3 or γ4 where a count divides (reciprocal, product, count)
 
     Each product or quotient may underflow by half the smallest subnormal, n squares before the division.
-    Half inputs are computed in float32 and rounded once more where the result keeps their dtype. Zero terms
-    and visible positions are exact: their bound is 0.
+    Half inputs are computed in float32 and rounded once more where the result keeps their dtype; the oracle's
+    own rounding is added. Zero terms and visible positions are exact: their bound is 0.
 
     Args:
         x_recon: as for the loss.
@@ -72,7 +72,8 @@ def masked_sse(
         u = precision.work_roundoff
         factors = np.array([np.log1p(gamma(3, u)), np.log1p((terms - 1) * u), divisions * np.log1p(u)])
         underflow = (terms / divisor + 1.0 + divisions) * precision.work_tiny
-        value = float(np.expm1(factors.sum()) * np.float64(exact) + underflow)
+        error = float(np.expm1(factors.sum()) * np.float64(exact) + underflow)
+        value = precision.rounded_scalar(float(exact), error)
     element = _elementwise(gradient, active, 2 + divisions if divisions else 1, precision)
     return Bound(value, (element, element.copy()))
 

@@ -26,6 +26,11 @@ _FORMATS = {
 }
 
 
+def _with_oracle(magnitude: Any, error: Any) -> Any:
+    """Add the rounding of the oracle's own result: at most one ulp."""
+    return error + magnitude * 2.0**-52 + (magnitude > 0.0) * _FORMATS["float64"].tiny
+
+
 @dataclass(frozen=True)
 class Precision:
     """The three formats of one computation with inputs of dtype `name`.
@@ -47,16 +52,23 @@ class Precision:
     scalar_max: float
 
     def rounded_result(self, exact: ArrayLike, error: ArrayLike) -> Array:
-        """Error of an elementwise result or gradient that had `error` in the working precision.
+        """Bound of an elementwise result or gradient that had `error` in the working precision.
 
-        Adds the rounding into the result's format, which is a further one for half inputs only: a value that
-        is already in the format is not rounded again.
+        Adds the rounding into the result's format, which is a further one for half inputs only (a number that
+        is already in the format is not rounded again), and one ulp of float64 for the oracle that stands in
+        for the exact number. Where number and error are 0, so is the bound.
         """
         magnitude, total = np.abs(np.asarray(exact, np.float64)), np.array(error, np.float64)
-        if self.result_roundoff != self.work_roundoff:
-            with np.errstate(over="ignore"):
-                total += self.result_roundoff * (magnitude + total) + self.result_tiny / 2
-        return total
+        nonzero = (magnitude > 0.0) | (total > 0.0)
+        with np.errstate(over="ignore"):
+            if self.result_roundoff != self.work_roundoff:
+                total += self.result_roundoff * (magnitude + total) + nonzero * (self.result_tiny / 2)
+            return np.asarray(_with_oracle(magnitude, total))
+
+    def rounded_scalar(self, exact: float, error: float) -> float:
+        """Bound of a reduced value: `error`, and one ulp of float64 for the oracle."""
+        with np.errstate(over="ignore"):
+            return float(_with_oracle(np.abs(np.float64(exact)), np.float64(error)))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def compute_residual_mse(  # noqa: PLR0917 - the loss's own arguments, and the p
     Gradients: w = 2 e / n adds two roundings (reciprocal and product; none for "sum" and "none"), s w one
     more, d2 w two more, and where they are summed over the batch, (n - 1) u of the sum of their sizes. A
     product that underflows is off by t, and so is every product it is a factor of, in proportion. Half inputs
-    are computed in float32 and rounded once more where the result keeps their dtype.
+    are computed in float32 and rounded once more where the result keeps their dtype; the oracle's own
+    rounding is added.
 
     Args:
         y_r1: as for the loss.
@@ -127,7 +128,9 @@ def _bounds(
     else:
         size, total = _summed((squared, square_error), precision)
         total = _rounding((size, total), divisions, u)[1].times(share) + magnitude(precision.work_tiny)
-        value = float(total.beside(size.times(share))) if count else 0.0
+        exact = size.times(share)
+        error_sum = float(total.beside(exact))
+        value = precision.rounded_scalar(min(float(exact.to_float()), _LARGEST), error_sum) if count else 0.0
 
     w: Pair = (e.times(2.0 * share), error.times(2.0 * share))
     w = _rounding(w, 1 + divisions if divides else 0, u)
