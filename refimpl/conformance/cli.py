@@ -18,6 +18,7 @@ from refimpl.conformance.runner import DEFAULT_EXAMPLES, verify
 
 __all__ = ["main"]
 
+WIDTH = 116  # columns that the table needs
 EPILOG = """\
 exit status:
   0  every loss that was found stays within its bounds
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"python -m refimpl verify: {error}", file=sys.stderr)  # noqa: T201 - the one line of a refusal
         return 2
-    show(report, Console(width=None if sys.stdout.isatty() else 160))
+    show(report, Console(width=max(Console().width, WIDTH) if sys.stdout.isatty() else 160))
     if options.json is not None:
         options.json.write_text(report.to_json(), encoding="utf-8")
     return 0 if report.ok else 1

@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -97,9 +98,13 @@ def _plain(value: Any) -> Any:
 
 def show(report: Report, console: Console) -> None:
     """Print the table, then one counterexample for every loss that has one."""
-    table = Table(title=f"{report.target}: largest error / bound", title_justify="left")
+    title = f"{report.target}: largest error / bound"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("loss", "dtype", "examples", "value", "family", "gradient", "family", "violations"):
-        table.add_column(name, justify="right" if name in {"examples", "value", "gradient"} else "left")
+        number = name in {"examples", "value", "gradient"}
+        # a narrow terminal breaks families and kinds, never names and numbers
+        short = number or name in {"loss", "dtype"}
+        table.add_column(name, justify="right" if number else "left", no_wrap=short, overflow="fold")
     for cell in report.cells:
         table.add_row(*_row(cell), style="" if not cell.violations else "red")
     for name in report.missing:
@@ -111,9 +116,8 @@ def show(report: Report, console: Console) -> None:
         console.print(f"\n{loss}: {violation.kind}, smallest input found", style="bold red", highlight=False)
         console.print(violation.snippet, markup=False, highlight=False, soft_wrap=True, end="")
     verdict = f"{len(report.violations)} violations" if report.violations else "no violation"
-    console.print(
-        f"\n{verdict} in {sum(cell.examples for cell in report.cells)} examples, seed {report.seed}"
-    )
+    examples = sum(cell.examples for cell in report.cells)
+    console.print(f"\n{verdict} in {examples} examples, seed {report.seed}", highlight=False)
 
 
 def _row(cell: Cell) -> tuple[str, ...]:
