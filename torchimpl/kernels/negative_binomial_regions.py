@@ -1,0 +1,235 @@
+"""The negative-binomial CDF by region: one function each, all with the same arguments and results.
+
+Notation: b = ⌊y⌋+1, s = r+mu, c = r+b, x = r/s, y = mu/s. F = I_x(r, b). No region uses lgamma, digamma, 1-x
+or c-r: each of them would lose all digits somewhere. s and c are kept as halves, which cannot overflow, and
+everything proportional to r as r -> 0 is kept as that over min(r, 1), which cannot underflow.
+
+Every function takes float64 tensors (b, mu, r) of one shape with 0 < mu < inf, 0 < r < inf, b >= 1 inside its
+region; outside of it the numbers are meaningless but no exception is raised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchimpl.kernels.negative_binomial_constants import (
+    ATANH_NEAR,
+    ATANH_WIDE,
+    EXP_TAIL,
+    LOG_MINUS_DIGAMMA,
+    NODES,
+    STIRLING,
+    WEIGHTS,
+)
+
+INVERSE_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
+SERIES_TERMS = 28
+# exp(-38) is below half a unit roundoff: what the quadrature cuts off
+QUADRATURE_DROP = 38.0
+QUADRATURE_WIDEST = 1.6
+
+
+class Partials(NamedTuple):
+    """F, S = 1-F, dF/dmu and dF/dr."""
+
+    cdf: Tensor
+    sf: Tensor
+    d_mu: Tensor
+    d_r: Tensor
+
+
+class Prefactor(NamedTuple):
+    """f0 = x^r y^b / B(r, b) and what is computed on the way."""
+
+    x: Tensor
+    y: Tensor
+    half_s: Tensor
+    half_c: Tensor
+    diff: Tensor  # mu - b
+    bend: Tensor  # phi1(-diff/s)
+    shift: Tensor  # -diff/s
+    scale: Tensor  # min(r, 1)
+    density: Tensor  # f0 / scale
+    score: Tensor  # scale · (d log f0/dr + bend)
+    d_mu: Tensor  # -f0/mu
+
+
+def horner(coefficients: Sequence[float], v: Tensor) -> Tensor:
+    """Σ_j coefficients[j] · v^j."""
+    total = torch.add(v * coefficients[-1], coefficients[-2])
+    for coefficient in reversed(coefficients[:-2]):
+        total.mul_(v).add_(coefficient)
+    return total
+
+
+def phi1(z: Tensor, one_plus_z: Tensor) -> Tensor:
+    """Evaluate z - log(1+z) >= 0 without cancellation; 1+z comes as a ratio, exact where z is near -1."""
+    w = z / (z + 2.0)
+    square = w * w
+    near = z * w - 2.0 * (w * square) * horner(ATANH_NEAR, square.clamp(max=0.0625))
+    return torch.where(square <= 0.0625, near, z - torch.log(one_plus_z))
+
+
+def prefactor(b: Tensor, mu: Tensor, r: Tensor) -> Prefactor:
+    """f0 in Loader's deviance form: exp(-D + Stirling errors), D a sum of two non-negative terms."""
+    half_r, half_b = 0.5 * r, 0.5 * b
+    half_s, half_c = half_r + 0.5 * mu, half_r + half_b
+    x, y = half_r / half_s, 0.5 * mu / half_s
+    diff = mu - b
+    shift = -0.5 * diff / half_s
+    bend = phi1(shift, half_c / half_s)
+    deviance = r * bend + b * phi1(x * (diff / b), y * (half_c / half_b))
+    small = r < 1.0
+    # Gamma(r) = Gamma(1+r)/r below 1, where Stirling's formula fails
+    raised = r + small
+    v_r, v_b, v_c = raised.reciprocal(), b.reciprocal(), 0.5 / half_c
+    log_ratio = torch.log1p(r) - torch.log(r)
+    exponent = (
+        v_c * horner(STIRLING, v_c) - v_b * horner(STIRLING, v_b) - v_r * horner(STIRLING, v_r) - deviance
+    )
+    exponent = torch.where(small, exponent + (1.0 - r * log_ratio), exponent)
+    # the exponential is taken in two halves, so that f0/mu does not underflow before f0/mu is formed
+    root = torch.exp(0.5 * exponent)
+    size = (half_b / half_c).sqrt_() * torch.where(small, raised.rsqrt(), r.sqrt())
+    half_density = INVERSE_SQRT_2PI * size * root
+    scale = r.clamp(max=1.0)
+    rate = (scale / mu).clamp_(max=1e308)
+    curvature = v_r * v_r * horner(LOG_MINUS_DIGAMMA, v_r) - v_c * v_c * horner(LOG_MINUS_DIGAMMA, v_c)
+    score = 0.5 * (b - small.to(b.dtype)) * v_r * v_c + curvature
+    score = torch.where(small, r * score + (1.0 - r * log_ratio), score)
+    return Prefactor(
+        x,
+        y,
+        half_s,
+        half_c,
+        diff,
+        bend,
+        shift,
+        scale,
+        half_density * root,
+        score,
+        -(half_density * rate) * root,
+    )
+
+
+def assemble(p: Prefactor, tail: Tensor, tail_slope: Tensor) -> Partials:
+    """Partials from the small tail over min(r, 1) and its derivative in r; the tail is F where mu >= b."""
+    upper = p.diff >= 0.0
+    tail = p.scale * tail
+    # f0 = 0: nothing is left of the tail, whatever overflowed on the way
+    gone = p.density == 0.0
+    tail = torch.where(gone, 0.0, tail)
+    slope = torch.where(gone, 0.0, torch.where(upper, tail_slope, -tail_slope))
+    rest = 1.0 - tail
+    return Partials(torch.where(upper, tail, rest), torch.where(upper, rest, tail), p.d_mu, slope)
+
+
+def zero_count(_b: Tensor, mu: Tensor, r: Tensor) -> Partials:
+    """Count 0: F = (1 + mu/r)^-r in closed form."""
+    ratio = mu / r
+    # r·log1p(mu/r) where the ratio is tiny (its product with r underflows) or overflows
+    log_ratio = torch.where(ratio < 1e300, torch.log1p(ratio), torch.log(mu) - torch.log(r))
+    tiny = ratio < 1e-9
+    exponent = torch.where(tiny, mu - (0.5 * mu) * ratio, r * log_ratio)
+    cdf = torch.exp(-exponent)
+    half_s = 0.5 * r + 0.5 * mu
+    x, y = 0.5 * r / half_s, 0.5 * mu / half_s
+    # -dlogF/dr = log(1/x) - y
+    bend = torch.where(x > 0.25, phi1(-y, x), log_ratio - y)
+    return Partials(cdf, -torch.expm1(-exponent), -cdf * x, -cdf * bend)
+
+
+def series(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
+    """Small r and small k·x: alternating series in the log domain; S keeps its digits however small r is."""
+    half_r = 0.5 * r
+    half_s = half_r + 0.5 * mu
+    x, y = half_r / half_s, 0.5 * mu / half_s
+    power, total, slope = torch.ones_like(r), torch.zeros_like(r), torch.zeros_like(r)
+    for n in range(1, SERIES_TERMS + 1):
+        power = power * ((n - b) * x * (1.0 / n))
+        inverse = (r + n).reciprocal_()
+        term = power * inverse
+        total += term
+        slope.addcmul_(term, torch.addcmul(y * n, r, inverse, value=-1.0))
+    half_c = half_r + 0.5 * b
+    v_b, v_c, v_1 = b.reciprocal(), 0.5 / half_c, (1.0 + r).reciprocal()
+    # log of Gamma(r+b)/(Gamma(b) Gamma(1+r)) x^r: differences of Stirling's formula, proportional to r
+    stirling_b = _stirling_difference(v_c, v_b)
+    stirling_1 = _stirling_difference(v_1, torch.ones_like(v_1))
+    grown = r * v_b
+    log1p_grown = torch.where(
+        grown < 1e-9, (r - 0.5 * r * grown) * (1.0 - 0.5 * v_b), (b - 0.5) * torch.log1p(grown)
+    )
+    from_b = log1p_grown - r * v_b * v_c * stirling_b
+    from_1 = 0.5 * torch.log1p(r) - r * v_1 * stirling_1
+    log_cx = torch.log(2.0 * (half_c * x))
+    far = torch.log(half_c / half_s) + torch.log(2.0 * r)
+    log_cx = torch.where(x > 1e-290, log_cx, far) - torch.log1p(r)
+    scaled = r * total
+    log_cdf = r * log_cx + from_b - from_1 + torch.log1p(scaled)
+    cdf = torch.exp(log_cdf)
+    share = cdf / (1.0 + scaled)
+    digamma_b = 0.5 * v_c + v_c * v_c * horner(LOG_MINUS_DIGAMMA, v_c)
+    digamma_1 = 0.5 * v_1 + v_1 * v_1 * horner(LOG_MINUS_DIGAMMA, v_1)
+    d_r = cdf * (log_cx - digamma_b + digamma_1 + y + (total + slope) / (1.0 + scaled))
+    return Partials(cdf, -torch.expm1(log_cdf), -(r / mu) * share * torch.exp(b * torch.log1p(-x)), d_r)
+
+
+def _stirling_difference(v: Tensor, u: Tensor) -> Tensor:
+    """(v R(v) - u R(u)) / (v - u), R the Stirling polynomial: without the subtraction."""
+    value = torch.full_like(v, STIRLING[-1])
+    quotient = torch.zeros_like(v)
+    for coefficient in (*STIRLING[-2::-1], 0.0):
+        quotient = torch.addcmul(value, quotient, u)
+        value = (value * v).add_(coefficient)
+    return quotient
+
+
+def quadrature(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
+    """Both r and b large: T = f0 ∫ exp(-|lam| t - c K(t)) dt by Gauss-Legendre on the part that matters."""
+    p = prefactor(b, mu, r)
+    upper = p.diff >= 0.0
+    near, far = torch.where(upper, p.x, p.y), torch.where(upper, p.y, p.x)
+    distance = (p.x * p.diff).abs_()
+    swap = far <= 0.5
+    weight = torch.where(swap, far, near)
+    sign = swap.to(b.dtype).mul_(2.0).sub_(1.0)
+    spread = p.half_c * (2.0 * near * far)
+
+    def bending(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """e^t - 1, weight·(e^t - 1) and K = log(1 - weight + weight·e^t) - weight·t, up to sign."""
+        second = t * t * horner(EXP_TAIL, t)
+        growth = t + second
+        v = weight * growth
+        w = v / (v + 2.0)
+        square = w * w
+        return growth, v, weight * second - (v * w - 2.0 * (w * square) * horner(ATANH_WIDE, square))
+
+    # where the integrand has fallen by e^-QUADRATURE_DROP: quadratic guess and one Newton step
+    drop = QUADRATURE_DROP
+    end = (2.0 * drop / (distance + (distance * distance + 2.0 * drop * spread).sqrt())).clamp_(
+        max=QUADRATURE_WIDEST
+    )
+    growth, v, k = bending(sign * end)
+    step = (drop - distance * end - p.half_c * (2.0 * k)) / (distance + spread * (sign * growth) / (1.0 + v))
+    end = (end + step).clamp_(0.0, QUADRATURE_WIDEST)
+    nodes = torch.tensor(NODES, dtype=b.dtype, device=b.device)[:, None]
+    weights = torch.tensor(WEIGHTS, dtype=b.dtype, device=b.device)
+    t = end * nodes
+    growth, v, k = bending(sign * t)
+    integrand = torch.exp(-(distance * t) - p.half_c * (2.0 * k))
+    tail = p.density * end * (weights @ integrand)
+    # the score at the m reached by t: phi1((b-m)/(r+m)), through K where it is not small
+    half_move = 0.5 * mu * torch.where(upper == swap, growth, -growth / (1.0 + growth))
+    z = -(0.5 * p.diff + half_move) / (p.half_s + half_move)
+    w = z / (2.0 + z)
+    square = w * w
+    small = z * w - 2.0 * (w * square) * horner(ATANH_NEAR, square.clamp(max=0.0625))
+    large = z - ((p.shift - p.bend) - (k + torch.where(upper, p.y, -p.y) * t))
+    bend = torch.where(square <= 0.0625, small, large)
+    return assemble(p, tail, p.score * tail - p.density * end * (weights @ (integrand * bend)))
