@@ -52,7 +52,7 @@ class Magnitude:
         top = np.maximum(exact.exponent, _ZERO_EXPONENT // 2)
         relative = self._shifted(top) / np.where(exact.mantissa > 0.0, exact.mantissa, 1.0)
         beyond = np.isinf(exact.to_float()) & (relative < 1.0)
-        return np.where(beyond, relative * _LARGEST, self.to_float())
+        return np.where(beyond, np.minimum(relative, 1.0) * _LARGEST, self.to_float())
 
     def _shifted(self, exponent: NDArray[np.int64]) -> Array:
         with np.errstate(over="ignore"):
