@@ -324,7 +324,7 @@ def first_batch(spec: LossSpec, _: Any) -> Batch:
 
 def test_shrinking_keeps_failing_and_respects_its_attempts():
     batch = Batch(
-        "ordinary", FORMATS["float32"], {"x": np.arange(1.0, 65.0).reshape(8, 8), "mu": np.full(8, 3.7)}
+        "ordinary", FORMATS["float32"], {"x": np.arange(1.0, 65.0).reshape(8, 8), "probs": np.full(8, 0.75)}
     )
     asked = []
 
@@ -335,7 +335,7 @@ def test_shrinking_keeps_failing_and_respects_its_attempts():
     small = shrink(batch, fails, attempts=60)
     assert fails(small)
     assert small.arguments["x"].size == 1
-    assert small.arguments["mu"].tolist() == [3.7]
+    assert small.arguments["probs"].tolist() == [0.75]
     assert len(asked) <= 61
 
 

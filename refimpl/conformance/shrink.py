@@ -12,8 +12,8 @@ from refimpl.conformance.formats import round_to
 
 __all__ = ["shrink"]
 
-# parameters whose domain a simpler number could leave
-KEPT = ("mu", "r", "rate", "total_count", "probs", "sd_ratio", "sd_ratio_r1_to_r2")
+# a probability that is not 1 - 2^-k has no exact mean
+KEPT = ("probs",)
 
 
 def shrink(batch: Batch, fails: Callable[[Batch], bool], attempts: int = 150) -> Batch:
@@ -108,7 +108,8 @@ def _rounder(batch: Batch, round_off: Callable[[Array], Array], *, whole: bool) 
         rounded = array.copy()
         with np.errstate(all="ignore"):
             rounded[nonzero] = round_to(round_off(array[nonzero]), batch.form)
-        changed = np.flatnonzero((rounded != array) & nonzero & np.isfinite(rounded))
+        # zero is another hazard than a small number, and outside the domain of some parameters
+        changed = np.flatnonzero((rounded != array) & (rounded != 0.0) & nonzero)
         groups = [changed] if whole else [changed[k : k + 1] for k in range(min(changed.size, 6))]
         for group in groups:
             if group.size:
