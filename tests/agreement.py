@@ -37,4 +37,6 @@ def assert_agrees(loss, oracle, oracle_gradient, bounds, arrays, dtype, **option
         if not tensor.is_floating_point():
             continue
         ratio = error_ratio(as_array(tensor.grad), exact_gradient, allowed, held.result_max, overflows=True)
-        assert np.all(ratio <= 1.0), f"gradient {tensor.grad} against {exact_gradient}, {ratio.max()} bounds away"
+        assert np.all(ratio <= 1.0), (
+            f"gradient {tensor.grad} against {exact_gradient}, {ratio.max()} bounds away"
+        )

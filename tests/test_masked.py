@@ -99,7 +99,10 @@ def test_a_representable_mean_of_overflowing_squares_is_right():
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("shape", "filled"), [((2, 3), False), ((0, 3), True), ((2, 0), True)])
 def test_nothing_counted_is_zero_on_the_graph(loss, reduction, shape, filled):
-    x_recon, x = torch.full(shape, math.inf, requires_grad=True), torch.full(shape, math.nan, requires_grad=True)
+    x_recon, x = (
+        torch.full(shape, math.inf, requires_grad=True),
+        torch.full(shape, math.nan, requires_grad=True),
+    )
     value = loss(x_recon, x, torch.full(shape, filled), reduction=reduction)
     value.sum().backward()
     assert (value == 0).all()
@@ -144,7 +147,9 @@ def test_half_results(loss):
 
 def test_refusals():
     x = torch.zeros(2, 3)
-    with pytest.raises(TypeError, match=r"mask must have dtype torch.bool, got torch.int64; .* mask.bool\(\)"):
+    with pytest.raises(
+        TypeError, match=r"mask must have dtype torch.bool, got torch.int64; .* mask.bool\(\)"
+    ):
         masked_sse(x, x, ALL.long())
     with pytest.raises(TypeError, match=r"mask must be a torch.Tensor .* got list"):
         masked_sse(x, x, [[True]])

@@ -153,9 +153,13 @@ def test_refusals():
         compute_residual_mse(x, x, None, x, 1.0)
     with pytest.raises(ValueError, match="'mean', 'sum', 'none', got 'max'"):
         compute_residual_mse(x, x, x, x, 1.0, reduction="max")
-    with pytest.raises(KeyError, match=r"batch\['metadata'\]\['sd_ratio'\] is missing; keys present: 'grp_idx'"):
+    with pytest.raises(
+        KeyError, match=r"batch\['metadata'\]\['sd_ratio'\] is missing; keys present: 'grp_idx'"
+    ):
         replicate_concordance_mse_loss(_outputs(), {**_batch(1.0), "metadata": {"grp_idx": 1}})
     with pytest.raises(ValueError, match=r"\['sd_ratio'\] and batch\['r1'\]\['reads'\] .* \(3,\) and \(2,\)"):
         replicate_concordance_mse_loss(_outputs(), _batch(torch.ones(3)))
-    with pytest.raises(TypeError, match="has no option 'reductio'; known: 'reduction'; did you mean 'reduction'"):
+    with pytest.raises(
+        TypeError, match="has no option 'reductio'; known: 'reduction'; did you mean 'reduction'"
+    ):
         replicate_concordance_mse_loss(_outputs(), _batch(1.0), reductio="sum")
