@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from tests.cases import CASES, assert_close_to_rounding, case
+from tests.cases import CASES, case
+from tests.rounding import assert_close_to_rounding
+
+# the compiler itself instantiates autograd.Function while it traces one, and torch deprecates doing so
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:<class 'torch.autograd.function.Function'> should not be instantiated:DeprecationWarning"
+)
 
 
 @pytest.fixture(autouse=True)

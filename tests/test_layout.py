@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.cases import CASES, assert_close_to_rounding, case
+from tests.cases import CASES, case
+from tests.rounding import assert_close_to_rounding
 
 every_loss = pytest.mark.parametrize("entry", CASES, ids=str)
 

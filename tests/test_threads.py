@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.cases import CASES, assert_close_to_rounding
+from tests.cases import CASES
+from tests.rounding import assert_close_to_rounding
 
 # beyond the size at which torch starts to share out elementwise work (32768) for inputs of several columns
 BATCH = 1500

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
-from tests.cases import CASES, assert_close_to_rounding
+from tests.cases import CASES
+from tests.rounding import assert_close_to_rounding
 
 PROBLEMS = 3
 every_loss = pytest.mark.parametrize("entry", CASES, ids=str)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from torchimpl import checks
 from torchimpl.kernels.concordance_op import concordance_rows
-from torchimpl.saturate import all_finite, reduce
+from torchimpl.saturate import all_finite, safe_sum, saturate
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -70,13 +70,12 @@ def concordance_loss_nce(
     losses = concordance_rows(
         _matrix(res1, working), _matrix(res2, working), tau=tau, eps=eps, rows=rows, wide=wide
     )
-    return reduce(
-        losses,
-        reduction,
-        checks.result_dtype(res1, res2),
-        all_finite(res1, res2),
-        element_dtype=checks.elementwise_dtype(res1, res2),
-    )
+    finite = all_finite(res1, res2)
+    if reduction == "none":
+        return saturate(losses, checks.elementwise_dtype(res1, res2), finite)
+    # a row beyond float64 takes the mean with it
+    count = max(losses.numel(), 1) if reduction == "mean" else 1
+    return saturate(safe_sum(losses, count), checks.result_dtype(res1, res2), finite)
 
 
 def _matrix(residual: Tensor, dtype: torch.dtype) -> Tensor:

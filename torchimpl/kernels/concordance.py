@@ -6,9 +6,9 @@ Notation: d_ij = Σ_k (x_ik - y_jk)², n(i) the source nearest to row i, and exp
 
 a product of differences, so that it keeps its relative accuracy however far row i is from every source (the
 difference of two computed distances does not). The ε of the loss acts as one more source with exponent
-g_i = log ε + d_in/τ. With log_total_i = log(Σ_j exp e_ij + exp g_i):
+g_i = log ε + d_in/τ. With m_i, the largest exponent of a row, and Z_i = Σ_j exp(e_ij - m_i) + exp(g_i - m_i):
 
-    L_i = log_total_i - e_ii,  p_ij = exp(e_ij - log_total_i),  p_iε = exp(g_i - log_total_i) = 1 - Σ_j p_ij.
+    L_i = m_i + log Z_i - e_ii,  p_ij = exp(e_ij - m_i) / Z_i,  p_iε = exp(g_i - m_i) / Z_i = 1 - Σ_j p_ij.
 
 Everything is computed on inputs multiplied by a power of two, chosen such that τ becomes about 1 and nothing
 overflows.
@@ -144,10 +144,13 @@ class Pairs:
             far = away.square().sum(1, keepdim=True) > 2.0 ** (_top(self.dtype) - 8)
             self.row_scale = torch.where(far, self._shrink(self.x, self.y), 1.0)
             away = away * self.row_scale
+        if eps == 0:
+            self.eps_exponent = away.new_full((self.batch,), -math.inf)
+            return
         squared = away.square().sum(1) * self.inverse_tau
         if self.wide:
             squared = squared / self.row_scale[:, 0] / self.row_scale[:, 0]
-        self.eps_exponent = squared + (math.log(eps) if eps else -math.inf)
+        self.eps_exponent = squared + math.log(eps)
 
     def blocks(self) -> Iterator[slice]:
         """Slices that cut the rows into blocks."""
@@ -176,15 +179,17 @@ class Pairs:
         # rounding can make a huge exponent positive: it must not become inf
         return total.clamp_(max=self.limit)
 
-    def weights(self, block: slice, log_total: Tensor) -> Tensor:
+    def weights(self, block: slice, normaliser: Tensor) -> Tensor:
         """p_ij of a block with the diagonal at zero, in the buffer of `exponents`."""
-        weights = self.exponents(block).sub_(log_total[block, None]).exp_()
+        peak, total = normaliser[:, block, None]
+        weights = self.exponents(block).sub_(peak).exp_().div_(total)
         weights.diagonal(block.start).zero_()
         return weights
 
-    def eps_weight(self, log_total: Tensor) -> Tensor:
+    def eps_weight(self, normaliser: Tensor) -> Tensor:
         """p_iε of every row."""
-        return torch.exp(self.eps_exponent.clamp(max=self.limit) - log_total)
+        peak, total = normaliser
+        return torch.exp(self.eps_exponent.clamp(max=self.limit) - peak) / total
 
     def row_moment(self, weights: Tensor, points: Tensor, origin: Tensor) -> Tensor:
         """Σ_j w_ij (points_jk - origin_ik) for the rows of one block: (R, D)."""
@@ -204,13 +209,13 @@ class Pairs:
 
 
 def loss_rows(pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """L_i, unbounded (inf beyond the working range), and log_total_i, both (B,)."""
+    """L_i (B,), unbounded: inf beyond the working range; and the normaliser (2, B): m_i and Z_i."""
     losses = torch.empty_like(pairs.eps_exponent)
-    log_total = torch.empty_like(losses)
+    normaliser = torch.empty_like(losses).repeat(2, 1)
     if pairs.features == 0:
-        return losses.zero_(), log_total.zero_()  # no element counts
+        return losses.zero_(), normaliser.zero_()  # no element counts
     for block in pairs.blocks():
-        exponents = pairs.exponents(block)
+        exponents, eps_exponent = pairs.exponents(block), pairs.eps_exponent[block]
         own = exponents.diagonal(block.start).clone()
         # above 0 only where rounding chose an anchor that is not quite the nearest
         top = exponents.amax(1)
@@ -218,13 +223,15 @@ def loss_rows(pairs: Pairs) -> tuple[Tensor, Tensor]:
         # the anchor's own term is 1 for top = 0: left out of the sum, a tiny rest keeps its accuracy
         terms.scatter_(1, pairs.nearest[block, None], 0.0)
         rest = terms.sum(1) + torch.expm1(-top)
-        sources = torch.log1p(rest) + top
-        losses[block] = torch.logaddexp(sources, pairs.eps_exponent[block]) - own
-        log_total[block] = torch.logaddexp(sources, pairs.eps_exponent[block].clamp(max=pairs.limit))
-    return losses + pairs.poison, log_total
+        losses[block] = torch.logaddexp(torch.log1p(rest) + top, eps_exponent) - own
+        eps_exponent = eps_exponent.clamp(max=pairs.limit)
+        peak = torch.maximum(top, eps_exponent)
+        normaliser[0, block] = peak
+        normaliser[1, block] = (1 + rest) * torch.exp(top - peak) + torch.exp(eps_exponent - peak)
+    return losses + pairs.poison, normaliser
 
 
-def loss_gradient(pairs: Pairs, cotangent: Tensor, log_total: Tensor) -> tuple[Tensor, Tensor]:
+def loss_gradient(pairs: Pairs, cotangent: Tensor, normaliser: Tensor) -> tuple[Tensor, Tensor]:
     """Vector-Jacobian product of `loss_rows`.
 
     gx_i = 2/τ w_i [p_iε (x_i - y_i) + Σ_{j≠i} p_ij (y_j - y_i)]
@@ -232,12 +239,12 @@ def loss_gradient(pairs: Pairs, cotangent: Tensor, log_total: Tensor) -> tuple[T
     """
     x, y = pairs.x, pairs.y
     own = x - y
-    eps_weight = pairs.eps_weight(log_total)
+    eps_weight = pairs.eps_weight(normaliser)
     gx = eps_weight[:, None] * own
     gy = torch.zeros_like(y)
     others = eps_weight.clone()
     for block in pairs.blocks():
-        weights = pairs.weights(block, log_total)
+        weights = pairs.weights(block, normaliser)
         others[block] += weights.sum(1)
         gx[block] += pairs.row_moment(weights, y, y[block])
         pairs.add_column_moment(gy, weights.mul_(cotangent[block, None]), x[block], y)
@@ -248,7 +255,7 @@ def loss_gradient(pairs: Pairs, cotangent: Tensor, log_total: Tensor) -> tuple[T
 
 
 def loss_curvature(
-    pairs: Pairs, ux: Tensor, uy: Tensor, cotangent: Tensor, log_total: Tensor
+    pairs: Pairs, ux: Tensor, uy: Tensor, cotangent: Tensor, normaliser: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Vector-Jacobian product of `loss_gradient` with (ux, uy): for the cotangent, x and y.
 
@@ -260,13 +267,13 @@ def loss_curvature(
     x, y, factor = pairs.x, pairs.y, pairs.gradient_factor
     own, along = x - y, ux - uy
     own_slope = factor * (own * along).sum(1)
-    eps_weight = pairs.eps_weight(log_total)
+    eps_weight = pairs.eps_weight(normaliser)
     slope = eps_weight * own_slope
     first_x, second_x = eps_weight[:, None] * along, torch.empty_like(x)
     first_y, second_y = torch.zeros_like(y), torch.zeros_like(y)
     others, others_slope = eps_weight.clone(), torch.empty_like(slope)
     for block in pairs.blocks():
-        weights = pairs.weights(block, log_total)
+        weights = pairs.weights(block, normaliser)
         others[block] += weights.sum(1)
         # b_ij - b_ii; a pair without weight contributes nothing, whatever its slope
         slopes = torch.zeros_like(weights)

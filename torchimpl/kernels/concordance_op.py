@@ -21,10 +21,10 @@ _Optional: TypeAlias = Tensor | None
 def _rows_op(
     x: Tensor, y: Tensor, *, tau: float, eps: float, rows: int, wide: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss of every row, and what the derivatives reuse: anchor and log of the normaliser, all (B,)."""
+    """Loss and anchor of every row, (B,), and the normaliser, (2, B)."""
     pairs = Pairs(x, y, tau=tau, eps=eps, rows=rows, wide=wide)
-    losses, log_total = loss_rows(pairs)
-    return losses, pairs.nearest, log_total
+    losses, normaliser = loss_rows(pairs)
+    return losses, pairs.nearest, normaliser
 
 
 @torch.library.custom_op("proven_losses::concordance_gradient", mutates_args=())
@@ -33,7 +33,7 @@ def _gradient_op(
     x: Tensor,
     y: Tensor,
     nearest: Tensor,
-    log_total: Tensor,
+    normaliser: Tensor,
     *,
     tau: float,
     eps: float,
@@ -42,7 +42,7 @@ def _gradient_op(
 ) -> tuple[Tensor, Tensor]:
     """Vector-Jacobian product of the row losses, recomputed block by block."""
     pairs = Pairs(x, y, tau=tau, eps=eps, rows=rows, wide=wide, nearest=nearest)
-    return loss_gradient(pairs, cotangent, log_total)
+    return loss_gradient(pairs, cotangent, normaliser)
 
 
 @torch.library.custom_op("proven_losses::concordance_curvature", mutates_args=())
@@ -53,7 +53,7 @@ def _curvature_op(  # noqa: PLR0917 - an operator's tensors must be positional
     x: Tensor,
     y: Tensor,
     nearest: Tensor,
-    log_total: Tensor,
+    normaliser: Tensor,
     *,
     tau: float,
     eps: float,
@@ -62,13 +62,13 @@ def _curvature_op(  # noqa: PLR0917 - an operator's tensors must be positional
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Vector-Jacobian product of `_gradient_op` with (ux, uy), for cotangent, x and y."""
     pairs = Pairs(x, y, tau=tau, eps=eps, rows=rows, wide=wide, nearest=nearest)
-    return loss_curvature(pairs, ux, uy, cotangent, log_total)
+    return loss_curvature(pairs, ux, uy, cotangent, normaliser)
 
 
 @_rows_op.register_fake
 def _(x: Tensor, *_tensors: Tensor, **_options: Any) -> tuple[Tensor, Tensor, Tensor]:
     batch = x.shape[0]
-    return x.new_empty(batch), x.new_empty(batch, dtype=torch.int64), x.new_empty(batch)
+    return x.new_empty(batch), x.new_empty(batch, dtype=torch.int64), x.new_empty(2, batch)
 
 
 @_gradient_op.register_fake
@@ -113,9 +113,9 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, y, ctx.options = inputs
-        _, nearest, log_total = output
-        ctx.mark_non_differentiable(nearest, log_total)
-        ctx.save_for_backward(x, y, nearest, log_total)
+        _, nearest, normaliser = output
+        ctx.mark_non_differentiable(nearest, normaliser)
+        ctx.save_for_backward(x, y, nearest, normaliser)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[_Optional, ...]:
@@ -132,10 +132,10 @@ class _Gradient(torch.autograd.Function):
         x: Tensor,
         y: Tensor,
         nearest: Tensor,
-        log_total: Tensor,
+        normaliser: Tensor,
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
-        outputs: tuple[Tensor, Tensor] = _gradient_op(cotangent, x, y, nearest, log_total, **options)
+        outputs: tuple[Tensor, Tensor] = _gradient_op(cotangent, x, y, nearest, normaliser, **options)
         return outputs
 
     @staticmethod
@@ -145,7 +145,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[_Optional, ...]:
-        # how log_total depends on x and y is part of the formula
+        # how normaliser depends on x and y is part of the formula
         g_cotangent, gx, gy = _Curvature.apply(*grads, *ctx.saved_tensors, ctx.options)
         return g_cotangent, gx, gy, None, None, None
 
@@ -161,11 +161,11 @@ class _Curvature(torch.autograd.Function):
         x: Tensor,
         y: Tensor,
         nearest: Tensor,
-        log_total: Tensor,
+        normaliser: Tensor,
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor, Tensor]:
         outputs: tuple[Tensor, Tensor, Tensor] = _curvature_op(
-            ux, uy, cotangent, x, y, nearest, log_total, **options
+            ux, uy, cotangent, x, y, nearest, normaliser, **options
         )
         return outputs
 
