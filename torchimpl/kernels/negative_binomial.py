@@ -66,10 +66,7 @@ def evaluate(y: Tensor, mu: Tensor, r: Tensor, *, dense: bool) -> Partials:
     special = invalid | (mu == 0.0) | (count < 0.0) | (count == torch.inf)
     k, inner_mu = torch.where(special, 0.0, count), torch.where(special, 1.0, mu)
     inner_r = torch.where(special, 1.0, r).clamp_(max=LARGEST)
-    size = inner_mu + inner_r
-    growth = torch.ones_like(size)
-    for limit, factor in LINEAR_STEPS:
-        growth = torch.where(size < limit, growth * factor, growth)
+    growth = linear_growth(inner_mu, inner_r)
     run = _evaluate_dense if dense else _evaluate_compact
     cdf, sf, d_mu, d_r = run(k, inner_mu * growth, inner_r * growth)
     d_r = torch.where(r == torch.inf, 0.0, d_r)
@@ -82,6 +79,15 @@ def evaluate(y: Tensor, mu: Tensor, r: Tensor, *, dense: bool) -> Partials:
     for value, edge in ((cdf, above), (sf, 1.0 - above), (d_mu, -at_zero), (d_r, torch.zeros_like(cdf))):
         results.append(torch.where(special, torch.where(invalid, nan, edge), value).view(shape))
     return Partials(*results)
+
+
+def linear_growth(mu: Tensor, r: Tensor) -> Tensor:
+    """The exact factor by which (mu, r) may grow where the law is linear in them; 1 almost everywhere."""
+    size = mu + r
+    growth = torch.ones_like(size)
+    for limit, factor in LINEAR_STEPS:
+        growth = torch.where(size < limit, growth * factor, growth)
+    return growth
 
 
 def classify(k: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -88,8 +88,8 @@ class Coefficients:
 def beyond(last: Term, following: Term, second: Term) -> tuple[Tensor, Tensor]:
     """Estimate the fraction from term `last` on, with its derivative in r.
 
-    f_m = denominator_m + numerator_{m+1}/f_{m+1} moves slowly with m: f_{m+1} = f_m + d, with d from the fixed
-    points of the recurrence at two neighbouring terms, makes this a quadratic equation.
+    f_m = denominator_m + numerator_{m+1}/f_{m+1} moves slowly with m: f_{m+1} = f_m + d, with d from the
+    fixed points of the recurrence at two neighbouring terms, makes this a quadratic equation.
     """
     root_0 = (
         torch.addcmul(4.0 * following.numerator, last.denominator, last.denominator).clamp_(min=0.0).sqrt_()

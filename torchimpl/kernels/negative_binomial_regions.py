@@ -129,18 +129,23 @@ def assemble(p: Prefactor, tail: Tensor, tail_slope: Tensor) -> Partials:
     return Partials(torch.where(upper, tail, rest), torch.where(upper, rest, tail), p.d_mu, slope)
 
 
-def zero_count(_b: Tensor, mu: Tensor, r: Tensor) -> Partials:
-    """Count 0: F = (1 + mu/r)^-r in closed form."""
+def zero_exponent(mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """-log pmf(0) = r log(1 + mu/r) and its derivative in r, phi1(-y)."""
     ratio = mu / r
     # r·log1p(mu/r) where the ratio is tiny (its product with r underflows) or overflows
     log_ratio = torch.where(ratio < 1e300, torch.log1p(ratio), torch.log(mu) - torch.log(r))
     tiny = ratio < 1e-9
     exponent = torch.where(tiny, mu - (0.5 * mu) * ratio, r * log_ratio)
-    cdf = torch.exp(-exponent)
     half_s = 0.5 * r + 0.5 * mu
     x, y = 0.5 * r / half_s, 0.5 * mu / half_s
-    # -dlogF/dr = log(1/x) - y
-    bend = torch.where(x > 0.25, phi1(-y, x), log_ratio - y)
+    return exponent, torch.where(x > 0.25, phi1(-y, x), log_ratio - y)
+
+
+def zero_count(_b: Tensor, mu: Tensor, r: Tensor) -> Partials:
+    """Count 0: F = (1 + mu/r)^-r in closed form."""
+    exponent, bend = zero_exponent(mu, r)
+    cdf = torch.exp(-exponent)
+    x = 0.5 * r / (0.5 * r + 0.5 * mu)
     return Partials(cdf, -torch.expm1(-exponent), -cdf * x, -cdf * bend)
 
 
