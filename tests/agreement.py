@@ -18,15 +18,21 @@ def as_array(tensor):
     return tensor.detach().double().numpy()
 
 
-def assert_agrees(loss, oracle, oracle_gradient, bounds, arrays, dtype, **options):
-    """Value and every gradient lie within the derived bound; the graph reaches every floating input."""
+def assert_agrees(loss, modules, arrays, dtype, **options):
+    """Value and every gradient lie within the derived bound; the graph reaches every floating input.
+
+    `modules`: the oracle module and the bound module, which call the loss by its own name.
+    """
+    name = loss.__name__
+    oracle, oracle_gradient = getattr(modules[0], name), getattr(modules[0], f"{name}_gradient")
+    bounds = getattr(modules[1], name)
     held = precision(dtype)
     tensors = [as_tensor(array, DTYPES[dtype]) for array in arrays]
     value = loss(*tensors, **options)
     value.sum().backward()
     elementwise = options.get("reduction") == "none"
     cotangent = np.ones(value.shape) if elementwise else 1.0
-    exact, bound = oracle(*arrays, **options), bounds(*arrays, held, **options)
+    exact, bound = oracle(*arrays, **options), bounds(*arrays, precision=held, **options)
     largest = held.result_max if elementwise else held.scalar_max
     ratio = error_ratio(as_array(value), exact, bound.value, largest)
     assert np.all(ratio <= 1.0), f"value {value} against {exact}, {ratio.max()} bounds away"

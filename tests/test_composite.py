@@ -127,7 +127,7 @@ def test_modules_are_registered_in_order_and_composites_nest():
             super().__init__()
             self.linear = linear
 
-        def forward(self, model_outputs, batch):
+        def forward(self, model_outputs, _batch):
             return self.linear(model_outputs["a"].reshape(1)).sum()
 
     inner = CompositeLoss([Learned(), first], [1.0, 2.0], ["learned", "first"])
