@@ -101,8 +101,8 @@ def _counts(draw: Draw, family: str, form: Format, count: int) -> Counts:
             r = draw(_positive(form, count, -40, -6))
         case "r to inf":
             r = draw(_positive(form, count, 10, 60))
-            if draw(st.booleans()):
-                r = np.full(count, np.inf)
+        case "r = inf":
+            r = np.full(count, np.inf)
         case "one huge count":
             y[:1] = draw(few(form, (1,), (5e4, 1e4, 2048.0)))
         case "heavy tails":
@@ -133,6 +133,7 @@ COUNT_FAMILIES = (
     "mu = 0",
     "r to 0",
     "r to inf",
+    "r = inf",
     "one huge count",
     "heavy tails",
     "tiny",

@@ -23,6 +23,7 @@ from refimpl.conformance.snippet import snippet
 __all__ = ["DEFAULT_EXAMPLES", "inspect", "verify"]
 
 DEFAULT_EXAMPLES = 8
+ATTEMPTS = 150  # at a smaller counterexample
 Progress = Callable[[str, str], None]
 
 
@@ -30,6 +31,7 @@ Progress = Callable[[str, str], None]
 class _Tally:
     """What the batches of one loss in one dtype have shown so far."""
 
+    first_only: bool
     examples: int = 0
     skipped: int = 0
     value: tuple[float, str] = (0.0, "")
@@ -104,6 +106,8 @@ def _explore(
     )
     @given(spec.strategy(family, form))
     def judged(batch: Batch) -> None:
+        if tally.first_only and tally.counts:
+            return
         try:
             tally.add(batch, inspect(target, spec, batch))
         except ValueError as declined:
@@ -114,7 +118,14 @@ def _explore(
     judged()
 
 
-def _violation(target: ModuleType, name: str, spec: LossSpec, batch: Batch, finding: Finding) -> Violation:
+def _name(target: ModuleType) -> str:
+    """What to write after `import`; an object that is no module goes by its type."""
+    return getattr(target, "__name__", type(target).__name__)
+
+
+def _violation(
+    target: ModuleType, spec: LossSpec, batch: Batch, finding: Finding, attempts: int
+) -> Violation:
     """The failure on a smaller batch, written down."""
     message = finding.message
 
@@ -128,17 +139,17 @@ def _violation(target: ModuleType, name: str, spec: LossSpec, batch: Batch, find
             message = found[0].message
         return bool(found)
 
-    smaller = shrink(batch, fails)
-    text = snippet(name, spec, smaller, message)
+    smaller = shrink(batch, fails, attempts)
+    text = snippet(_name(target), spec, smaller, message)
     return Violation(spec.name, batch.form.name, finding.kind, batch.family, message, size(smaller), text)
 
 
-def _refusals(target: ModuleType, name: str, loss: str) -> list[Violation]:
+def _refusals(target: ModuleType, loss: str) -> list[Violation]:
     found = []
     for refusal in REFUSALS.get(loss, ()):
         finding = accepted(target, refusal)
         if finding is not None:
-            text = f"# {finding.message}\nimport torch\nimport {name} as target\n\n{refusal.call}\n"
+            text = f"# {finding.message}\nimport torch\nimport {_name(target)} as target\n\n{refusal.call}\n"
             found.append(
                 Violation(loss, "float32", finding.kind, "wrong arguments", finding.message, 0, text)
             )
@@ -153,6 +164,7 @@ def verify(
     max_examples: int = DEFAULT_EXAMPLES,
     seed: int = 0,
     progress: Progress | None = None,
+    first_only: bool = False,
 ) -> Report:
     """Hold every loss of a module against its oracle and its bound.
 
@@ -163,6 +175,7 @@ def verify(
         max_examples: batches of every hazard family, for every loss and dtype.
         seed: equal seeds draw equal batches.
         progress: called with the loss and the dtype before each is tried.
+        first_only: stop at the first violation and leave its input as it is, to reject many candidates fast.
 
     Raises:
         ValueError: for a loss or dtype that the catalogue does not know, and max_examples < 1.
@@ -182,25 +195,27 @@ def verify(
     _known("dtype", forms, list(FORMATS))
     if max_examples < 1:
         raise ValueError(f"max_examples must be at least 1, got {max_examples}")
-    name = getattr(target, "__name__", type(target).__name__)
     present = [loss for loss in chosen if hasattr(target, loss)]
     cells: list[Cell] = []
     violations: list[Violation] = []
     for loss in present:
         spec = CATALOGUE[loss]
+        violations += _refusals(target, loss)
         for dtype in [dtype for dtype in forms if dtype in spec.dtypes]:
+            if first_only and violations:
+                break
             if progress is not None:
                 progress(loss, dtype)
-            tally = _Tally()
+            tally = _Tally(first_only)
             for family in spec.families:
                 _explore(target, spec, FORMATS[dtype], family, max_examples, seed=seed, tally=tally)
             cells.append(
                 Cell(loss, dtype, tally.examples, tally.skipped, *tally.value, *tally.gradient, tally.counts)
             )
-            violations += [_violation(target, name, spec, *known) for known in tally.smallest.values()]
-        violations += _refusals(target, name, loss)
+            attempts = 0 if first_only else ATTEMPTS
+            violations += [_violation(target, spec, *known, attempts) for known in tally.smallest.values()]
     missing = tuple(loss for loss in chosen if loss not in present)
-    return Report(name, seed, max_examples, tuple(cells), tuple(violations), missing)
+    return Report(_name(target), seed, max_examples, tuple(cells), tuple(violations), missing)
 
 
 def _known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
