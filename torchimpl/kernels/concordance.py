@@ -63,7 +63,7 @@ class Pairs:
         tau: temperature.
         eps: the loss's ε.
         rows: rows per block, 0 = from the shapes.
-        wide: whether squares may overflow (float64 data); costs two more passes.
+        wide: whether squares may overflow (float64 data); costs a second search and two more passes.
         nearest: (B,) index of each row's anchor; searched where None.
     """
 
@@ -83,7 +83,7 @@ class Pairs:
         pairs = _CPU_PAIRS if x.device.type == "cpu" else _GPU_PAIRS
         self.rows = rows or max(1, min(batch, pairs // max(batch, 1)))
         self.limit = torch.finfo(x.dtype).max / 4
-        self.wide = wide and features > 1
+        self.wide = wide
         # NaN as soon as an input that counts is not finite: row i sees x_i and every y
         self.poison_y = (y * 0).sum()
         self.poison = (x * 0).sum(1) + self.poison_y
@@ -92,6 +92,9 @@ class Pairs:
         self._buffers = [x.new_empty(self.rows, batch) for _ in range(3)]
         self.nearest = self._nearest() if nearest is None else nearest
         self._anchor(eps)
+        if wide and nearest is None:
+            self._refine()
+            self._anchor(eps)
 
     def _scale(self, x: Tensor, y: Tensor, tau: float) -> None:
         """x, y *= 2**k with τ·4**k in [1/2, 2), or less if sums of B differences would overflow."""
@@ -126,10 +129,21 @@ class Pairs:
                 torch.sub(y_rows[k], x[block, k, None], out=difference)
                 distance.addcmul_(difference, difference)
             least, index = distance.min(1)
-            own = distance.diagonal(block.start)
-            positions = torch.arange(block.start, block.stop, device=x.device)
-            nearest[block] = torch.where(own <= least, positions, index)
+            nearest[block] = self._own_or(index, distance.diagonal(block.start) <= least, block)
         return nearest
+
+    def _refine(self) -> None:
+        """Choose again by exponents: distances next to 1e300 do not tell 1 from 2, their differences do."""
+        refined = torch.empty_like(self.nearest)
+        for block in self.blocks():
+            products = self._products(block)
+            most, index = products.max(1)
+            refined[block] = self._own_or(index, products.diagonal(block.start) >= most, block)
+        self.nearest = refined
+
+    @staticmethod
+    def _own_or(index: Tensor, own: Tensor, block: slice) -> Tensor:
+        return torch.where(own, torch.arange(block.start, block.stop, device=index.device), index)
 
     def _anchor(self, eps: float) -> None:
         """What `exponents` needs of each row: the anchor, and x - n/2 as a sum of two numbers."""
@@ -157,8 +171,8 @@ class Pairs:
         for start in range(0, self.batch, self.rows):
             yield slice(start, min(start + self.rows, self.batch))
 
-    def exponents(self, block: slice) -> Tensor:
-        """e_ij of a block of rows, (R, B), in a buffer that the next call overwrites."""
+    def _products(self, block: slice) -> Tensor:
+        """τ/2 e_ij of a block of rows (in the row's own scale if wide), in a buffer."""
         count = block.stop - block.start
         total, left, right = (buffer[:count] for buffer in self._buffers)
         total.zero_()
@@ -169,15 +183,18 @@ class Pairs:
             if self.wide:
                 left.mul_(self.row_scale[block])
                 right.mul_(self.row_scale[block])
-            if self.features == 1:
-                torch.mul(left, right, out=total)
-            else:
-                total.addcmul_(left, right)
+            total.addcmul_(left, right)
+        return total
+
+    def exponents(self, block: slice) -> Tensor:
+        """e_ij of a block of rows, (R, B), in a buffer that the next call overwrites."""
+        total = self._products(block)
         total.mul_(2 * self.inverse_tau)
         if self.wide:
             total.div_(self.row_scale[block]).div_(self.row_scale[block])
-        # rounding can make a huge exponent positive: it must not become inf
-        return total.clamp_(max=self.limit)
+        # rounding can make a huge exponent positive: it must become neither inf nor as large as that of ε
+        total.clamp_(max=self.limit / 2)
+        return total
 
     def weights(self, block: slice, normaliser: Tensor) -> Tensor:
         """p_ij of a block with the diagonal at zero, in the buffer of `exponents`."""
