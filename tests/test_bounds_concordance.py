@@ -28,7 +28,14 @@ def expansion(x, y):
 
 
 def direct(x, y, tau, eps, *, distances=differences, tiny_rest=True):
-    """Value and gradients in the dtype of x, log domain, the loss as the contract writes it."""
+    """Mean and gradients in the dtype of x."""
+    kind = x.dtype.type
+    rows, gx, gy = direct_rows(x, y, tau, eps, distances=distances, tiny_rest=tiny_rest)
+    return rows.sum(dtype=kind) / kind(len(x)), gx / kind(len(x)), gy / kind(len(x))
+
+
+def direct_rows(x, y, tau, eps, *, distances=differences, tiny_rest=True):
+    """Rows and gradients of their sum in the dtype of x, log domain, the loss as the contract writes it."""
     kind = x.dtype.type
     tau = kind(tau)
     a = distances(x, y) / tau
@@ -45,11 +52,11 @@ def direct(x, y, tau, eps, *, distances=differences, tiny_rest=True):
     p = np.exp(z - shift[:, None]) / total[:, None]
     gap = x[:, None] - y[None]
     pull = p[..., None] * gap
-    factor = kind(2) / (kind(len(x)) * tau)
+    factor = kind(2) / tau
     gx = factor * ((x - y) - pull.sum(axis=1, dtype=kind))
     gy = factor * (pull.sum(axis=0, dtype=kind) - (x - y))
     assert rows.dtype == gx.dtype == kind
-    return rows.sum(dtype=kind) / kind(len(x)), gx, gy
+    return rows, gx, gy
 
 
 def orders(x, y):
@@ -146,6 +153,33 @@ def test_logarithm_of_one_plus_little_is_outside(name):
     x = np.arange(4.0)[:, None]
     assert ratios(name, x, x, 0.045, 0.0)[0] <= 1.0
     assert ratios(name, x, x, 0.045, 0.0, tiny_rest=False)[0] > 1.0
+
+
+@pytest.mark.parametrize("name", ["float16", "float32", "float64"])
+def test_rows_and_sums(name):
+    """Reductions "none" and "sum"; half inputs go through float32 and come back as half where elementwise."""
+    formats = precision(name)
+    work = {"float16": np.float32}.get(name, np.dtype(name).type)
+    rng = np.random.default_rng(9)
+    reached = np.zeros(3)
+    for _ in range(40):
+        x, y = rng.normal(size=(2, 12, 3)).astype(name)
+        rows, *gradients = direct_rows(x.astype(work), y.astype(work), 0.5, 1e-8)
+        each = bound_of(x, y, 0.5, precision=formats, reduction="none")
+        total = bound_of(x, y, 0.5, precision=formats, reduction="sum")
+        exact = [concordance_loss_nce(x, y, 0.5, reduction=r) for r in ("none", "sum")]
+        found = [
+            error_ratio(rows.astype(name), exact[0], each.value, formats.result_max).max(),
+            error_ratio(rows.sum(dtype=work), exact[1], total.value, formats.scalar_max).max(),
+        ]
+        true = concordance_loss_nce_gradient(x, y, 0.5, reduction="sum")
+        for allowed in (each.gradient, total.gradient):
+            for got, g, bound in zip(gradients, true, allowed, strict=True):
+                ratio = error_ratio(got.astype(name), g, bound, formats.result_max, overflows=True)
+                assert ratio.max() <= 1.0
+        reached = np.maximum(reached, [*found, ratio.max()])
+    assert reached.max() <= 1.0
+    assert reached.min() >= 0.05
 
 
 def test_never_nan_for_extreme_input():

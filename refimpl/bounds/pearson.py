@@ -266,7 +266,7 @@ def _gradient_error(p: _Side, t: _Side, value_error: float, _eps: float, precisi
 def _floored_gradient_error(
     p: _Side, t: _Side, value_error: float, eps: float, precision: Precision
 ) -> Array:
-    """Error of -(t_i / M_t - s h_i) / (M_p eps) with s = sum p t / (M_p M_t), h_i = [i is largest] - 1 / n."""
+    """Error of -(t_i / M_t - s h_i) / (M_p eps), s = sum p t / (M_p M_t), h_i = [i is largest] - 1 / n."""
     u, n = precision.work_roundoff, p.deviations.size
     size_t = np.abs(t.deviations) / t.largest
     jump = np.abs(np.where(np.abs(p.deviations) == p.largest, 1.0, 0.0) - 1.0 / n)
