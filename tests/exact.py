@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 LARGEST = Fraction(float(np.finfo(np.float64).max))
-EDGES = (0.0, 5e-324, 2.2250738585072014e-308, 1e-160, 1.0, 1e154, 1.3e154, 1e300, float(LARGEST))
+EDGES = (0.0, 5e-324, 2.2250738585072014e-308, 1e-160, 1.0, 1e154, 1.3e154, 1e300, 5e307, float(LARGEST))
 
 # three kinds: the edges of the format, the whole range, and everyday numbers that cancel
 floats = st.one_of(

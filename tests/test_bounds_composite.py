@@ -1,4 +1,7 @@
-"""Straightforward weighted sums stay inside the bound, use it, and cheaper ones break it."""
+"""Straightforward weighted sums stay inside the bound, use it, and cheaper ones break it.
+
+Largest error / bound over the cases below: 0.82 in float32, 0.50 in float64.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +31,7 @@ def worst_ratio(dtype, accumulate):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_value_and_gradient_stay_inside_and_use_the_bound(dtype):
-    assert 0.05 <= worst_ratio(dtype, dtype) <= 1.0
+    assert 0.4 <= worst_ratio(dtype, dtype) <= 1.0
 
 
 def test_accumulating_in_float32_breaks_the_float64_bound():

@@ -62,7 +62,7 @@ def worst_value_ratio(name, accumulate=None):
 
 @pytest.mark.parametrize("name", list(WORK))
 def test_value_stays_inside_and_uses_the_bound(name):
-    assert 0.05 <= worst_value_ratio(name) <= 1.0
+    assert 0.25 <= worst_value_ratio(name) <= 1.0
 
 
 def test_accumulating_in_float32_breaks_the_float64_bound():
@@ -99,9 +99,9 @@ def test_gradient_and_elementwise_value(name, reduction):
             ratio = error_ratio(saturated, value, bound.value, p.result_max)
             worst[1] = max(worst[1], ratio.max())
     # one rounding of a float64 difference is the oracle's own rounding: no error is left to see
-    assert (0.0 if name == "float64" and reduction != "mean" else 0.05) <= worst[0] <= 1.0
+    assert (0.0 if name == "float64" and reduction != "mean" else 0.5) <= worst[0] <= 1.0
     assert worst[1] <= 1.0
-    assert reduction != "none" or worst[1] >= 0.05
+    assert reduction != "none" or worst[1] >= 0.5
 
 
 @pytest.mark.parametrize("scale", [1e-45, 1e-38, 1e-30, 1e-23, 1e-19])

@@ -1,6 +1,7 @@
 """Straightforward evaluations of the residual loss stay inside the bound, use it, and cheaper ones break it.
 
-Largest error / bound over the cases below: see the figures beside each assertion.
+Largest error / bound over the cases below: value 0.54, elementwise gradients 0.79, gradient of s 0.53 in
+float32; 0.33, 0.61 and 0.27 in float64.
 """
 
 import numpy as np
@@ -75,7 +76,7 @@ def worst_ratios(dtype, accumulate, reduction="mean"):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_value_and_gradients_stay_inside_and_use_the_bound(dtype, reduction):
     worst = worst_ratios(dtype, dtype, reduction)
-    assert (worst >= 0.05).all(), worst
+    assert (worst >= 0.2).all(), worst
     assert (worst <= 1.0).all(), worst
 
 
@@ -107,7 +108,7 @@ def test_elementwise_value_and_ratio(name):
             error_ratio(g_s, gradient[4], bound.gradient[4], p.result_max, overflows=True),
         )
         worst = np.maximum(worst, [ratio.max() for ratio in ratios])
-    assert (worst >= 0.05).all(), worst
+    assert (worst >= 0.2).all(), worst
     assert (worst <= 1.0).all(), worst
 
 

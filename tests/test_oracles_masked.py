@@ -42,6 +42,7 @@ def divisor_of(reduction, mask):
 @settings(max_examples=300)
 @given(batches(), st.sampled_from(REDUCTIONS))
 @example((np.array([[1e200, 0.0, 0.0, 0.0]]), np.zeros((1, 4)), np.ones((1, 4), bool)), "mean")
+@example((np.array([[5e307, 5e307]]), np.full((1, 2), -1.7e308), np.array([[True, False]])), "sum")
 @example((np.array([[1.3e154, 1.3e154]]), np.zeros((1, 2)), np.ones((1, 2), bool)), "mean")
 def test_value_within_one_ulp(batch, reduction):
     x_recon, x, mask = batch
@@ -54,6 +55,7 @@ def test_value_within_one_ulp(batch, reduction):
 
 @settings(max_examples=300)
 @given(batches(), st.sampled_from(REDUCTIONS), floats)
+@example((np.array([[5e307]]), np.array([[-1.7e308]]), np.array([[True]])), "mean", 1e-10)
 def test_gradient_within_one_ulp_elementwise(batch, reduction, cotangent):
     x_recon, x, mask = batch
     factor = 2 * fractions(cotangent)[0] / divisor_of(reduction, mask)

@@ -46,6 +46,10 @@ def exact_parts(batch):
     return [a - r * b for a, r, b in zip(d1, ratios, d2, strict=True)], d2, ratios
 
 
+# what is left of huge numbers that cancel is a subnormal
+HARD_SUBNORMAL = [np.array([1e300]), np.array([5e-324]), np.array([1e300]), np.array([0.0]), 1.0]
+# y2 - mu2 overflows and the gradients of s and mu do not
+HARD_DIFFERENCE = [np.array([1.0]), np.array([0.0]), np.array([5e307]), np.array([-1.7e308]), 0.0]
 HARD = [np.array([1e300]), np.array([5e-324]), np.array([1e300]), np.array([-3e-300]), 1.0]
 
 
@@ -61,6 +65,8 @@ def test_value_within_one_ulp(batch, reduction):
 @settings(max_examples=300)
 @given(batches(), st.sampled_from(["mean", "sum"]), floats)
 @example(HARD, "mean", 1e300)
+@example(HARD_SUBNORMAL, "mean", 1e300)
+@example(HARD_DIFFERENCE, "mean", 1e-10)
 def test_gradients_within_one_ulp(batch, reduction, cotangent):
     e, d2, s = exact_parts(batch)
     w = 2 * fractions(cotangent)[0] / (len(e) if reduction == "mean" else 1)
