@@ -21,7 +21,7 @@ def test_every_example_is_tested():
 
 
 def test_counts(capsys):
-    history = load("train_counts").main(["--steps", "120"])
+    history = load("train_counts").main(["--steps", "80"])
     assert mean(history["total"][-20:]) < mean(history["total"][:20])
     assert history["held_out"][0] < history["held_out_constant"][0]
     assert "held-out negative log-likelihood" in capsys.readouterr().out
