@@ -6,10 +6,14 @@ import torch
 from tests.cases import CASES, case
 from tests.rounding import assert_close_to_rounding
 
-# the compiler itself instantiates autograd.Function while it traces one, and torch deprecates doing so
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:<class 'torch.autograd.function.Function'> should not be instantiated:DeprecationWarning"
-)
+# torch's own use of what torch deprecates: the compiler instantiates autograd.Function while it traces one,
+# and inductor imports modules that use torch.jit
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:<class 'torch.autograd.function.Function'> should not be instantiated:DeprecationWarning"
+    ),
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -206,7 +206,8 @@ class Pairs:
     def eps_weight(self, normaliser: Tensor) -> Tensor:
         """p_iε of every row."""
         peak, total = normaliser
-        return torch.exp(self.eps_exponent.clamp(max=self.limit) - peak) / total
+        weight: Tensor = torch.exp(self.eps_exponent.clamp(max=self.limit) - peak) / total
+        return weight
 
     def row_moment(self, weights: Tensor, points: Tensor, origin: Tensor) -> Tensor:
         """Σ_j w_ij (points_jk - origin_ik) for the rows of one block: (R, D)."""
