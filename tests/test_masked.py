@@ -83,9 +83,14 @@ def test_the_gradient_is_right_where_the_difference_itself_overflows(dtype, coun
     assert (x_recon.grad == (largest / count * 4 if count >= 4 else math.inf)).all()
 
 
-def test_a_representable_mean_of_overflowing_squares_is_right():
-    x = torch.tensor([[2.0**64, 0.0, 0.0, 0.0]])
-    assert masked_mse(x, x * 0, torch.ones(1, 4, dtype=torch.bool)).item() == 2.0**126
+@pytest.mark.parametrize("level", [2.0**65, 2.0**-77])
+def test_a_representable_result_of_squares_that_are_not_is_right(level):
+    # one square is 2^130 or 2^-154, beyond float32 at either end
+    large = level > 1
+    x = torch.zeros(1, 64) if large else torch.full((1, 64), level)
+    x[0, 0] = level
+    value = masked_mse(x, x * 0, torch.ones_like(x, dtype=torch.bool), reduction="mean" if large else "sum")
+    assert value.item() == (2.0**124 if large else 2.0**-148)
 
 
 @pytest.mark.parametrize("loss", BOTH)
