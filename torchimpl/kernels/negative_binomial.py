@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from torchimpl.kernels.negative_binomial_fraction import fraction
-from torchimpl.kernels.negative_binomial_regions import Partials, quadrature, series, zero_count
+from torchimpl.kernels.negative_binomial_regions import (
+    Partials,
+    quadrature,
+    room_for_sums,
+    series,
+    zero_count,
+)
 
 LARGEST = torch.finfo(torch.float64).max
 # elements a region works on at a time: temporaries that stay in cache
@@ -90,10 +96,15 @@ def linear_growth(mu: Tensor, r: Tensor) -> Tensor:
     return growth
 
 
+def success_probability(mu: Tensor, r: Tensor) -> Tensor:
+    """The ratio r/(r+mu), without overflow."""
+    room = room_for_sums(mu, r)
+    return room * r / (room * r + room * mu)
+
+
 def classify(k: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Which region answers: zero_count, series, quadrature, fraction (masks; exactly one is True)."""
-    half_r = 0.5 * r
-    x = half_r / (half_r + 0.5 * mu)
+    x = success_probability(mu, r)
     zero = k == 0.0
     near = ~zero & (r < 2.0) & (x < 0.5) & (k * x <= SERIES_LIMIT)
     large = ~zero & ~near & (torch.minimum(r, k + 1.0) > FRACTION_LIMIT)
@@ -104,8 +115,7 @@ def terms_needed(k: Tensor, mu: Tensor, r: Tensor) -> Tensor:
     """How many terms of the fraction reach float64 accuracy."""
     b = k + 1.0
     needed = 8.0 + 2.6 * torch.minimum(r, b).sqrt()
-    half_r = 0.5 * r
-    small = torch.where((r < 2.0) & (k * (half_r / (half_r + 0.5 * mu)) < 2.0 * SERIES_LIMIT), 40.0, 24.0)
+    small = torch.where((r < 2.0) & (k * success_probability(mu, r) < 2.0 * SERIES_LIMIT), 40.0, 24.0)
     upper, lower = torch.minimum(needed, b), torch.where(r < 6.0, small, needed)
     return torch.where(mu >= b, upper, lower)
 

@@ -39,7 +39,7 @@ class Coefficients:
         )
         # an integer B ends the fraction at m = B: beyond, the numerators are 0
         self.floor = torch.where(upper, 0.0, -torch.inf)
-        slope = 0.5 * p.y / p.half_s  # dx/dr = -dy/dr
+        slope = p.y * (p.room / p.s)  # dx/dr = -dy/dr
         self.distance, self.d_distance = (p.x * p.diff).abs(), p.diff.abs() * slope
         self.d_X = (2.0 * self.is_upper - 1.0) * slope
         self.d_excess = slope * torch.where(upper, b, mu)

@@ -1,8 +1,8 @@
 """The negative-binomial CDF by region: one function each, all with the same arguments and results.
 
 Notation: b = ⌊y⌋+1, s = r+mu, c = r+b, x = r/s, y = mu/s. F = I_x(r, b). No region uses lgamma, digamma, 1-x
-or c-r: each of them would lose all digits somewhere. s and c are kept as halves, which cannot overflow, and
-everything proportional to r as r -> 0 is kept as that over min(r, 1), which cannot underflow.
+or c-r: each of them would lose all digits somewhere. s and c are kept multiplied by `room`, so that they do
+not overflow, and everything proportional to r as r -> 0 is kept as that over min(r, 1), which cannot underflow.
 
 Every function takes float64 tensors (b, mu, r) of one shape with 0 < mu < inf, 0 < r < inf, b >= 1 inside its
 region; outside of it the numbers are meaningless but no exception is raised.
@@ -48,8 +48,9 @@ class Prefactor(NamedTuple):
 
     x: Tensor
     y: Tensor
-    half_s: Tensor
-    half_c: Tensor
+    room: Tensor  # a power of two, 1 almost everywhere
+    s: Tensor  # room · (r+mu)
+    c: Tensor  # room · (r+b)
     diff: Tensor  # mu - b
     bend: Tensor  # phi1(-diff/s)
     shift: Tensor  # -diff/s
@@ -75,45 +76,59 @@ def phi1(z: Tensor, one_plus_z: Tensor) -> Tensor:
     return torch.where(square <= 0.0625, near, z - torch.log(one_plus_z))
 
 
+def room_for_sums(*addends: Tensor) -> Tensor:
+    """A factor under which sums of two addends do not overflow: 1/4 near the largest number, else 1."""
+    largest = addends[0]
+    for addend in addends[1:]:
+        largest = torch.maximum(largest, addend)
+    return torch.where(largest > 2.0**1000, 0.25, 1.0)
+
+
 def prefactor(b: Tensor, mu: Tensor, r: Tensor) -> Prefactor:
     """f0 in Loader's deviance form: exp(-D + Stirling errors), D a sum of two non-negative terms."""
-    half_r, half_b = 0.5 * r, 0.5 * b
-    half_s, half_c = half_r + 0.5 * mu, half_r + half_b
-    x, y = half_r / half_s, 0.5 * mu / half_s
+    room = room_for_sums(b, mu, r)
+    room_r, room_mu, room_b = room * r, room * mu, room * b
+    s, c = room_r + room_mu, room_r + room_b
+    x, y = room_r / s, room_mu / s
     diff = mu - b
-    shift = -0.5 * diff / half_s
-    bend = phi1(shift, half_c / half_s)
-    deviance = r * bend + b * phi1(x * (diff / b), y * (half_c / half_b))
+    shift = -room * diff / s
+    c_over_s, log_mu = c / s, torch.log(mu)
+    bend = phi1(shift, c_over_s)
+    # 1 + z = (c/s)(mu/b) may be too small for a number, its logarithm is not
+    z = x * (diff / b)
+    far = z - (torch.log(c_over_s) + log_mu - torch.log(b))
+    deviance = r * bend + b * torch.where(mu > 1e-290 * b, phi1(z, c_over_s * (mu / b)), far)
     small = r < 1.0
     # Gamma(r) = Gamma(1+r)/r below 1, where Stirling's formula fails
     raised = r + small
-    v_r, v_b, v_c = raised.reciprocal(), b.reciprocal(), 0.5 / half_c
+    v_r, v_b, v_c = raised.reciprocal(), b.reciprocal(), room / c
     log_ratio = torch.log1p(r) - torch.log(r)
     exponent = (
         v_c * horner(STIRLING, v_c) - v_b * horner(STIRLING, v_b) - v_r * horner(STIRLING, v_r) - deviance
     )
     exponent = torch.where(small, exponent + (1.0 - r * log_ratio), exponent)
-    # the exponential is taken in two halves, so that f0/mu does not underflow before f0/mu is formed
-    root = torch.exp(0.5 * exponent)
-    size = (half_b / half_c).sqrt_() * torch.where(small, raised.rsqrt(), r.sqrt())
-    half_density = INVERSE_SQRT_2PI * size * root
+    size = INVERSE_SQRT_2PI * (room_b / c).sqrt_() * torch.where(small, raised.rsqrt(), r.sqrt())
+    density = size * torch.exp(exponent)
     scale = r.clamp(max=1.0)
-    rate = (scale / mu).clamp_(max=1e308)
+    # f0/mu where f0 itself underflows
+    faint = size * torch.exp(exponent + (torch.log(scale) - log_mu))
+    d_mu = -torch.where(density > 1e-280, density * (scale / mu), faint)
     curvature = v_r * v_r * horner(LOG_MINUS_DIGAMMA, v_r) - v_c * v_c * horner(LOG_MINUS_DIGAMMA, v_c)
     score = 0.5 * (b - small.to(b.dtype)) * v_r * v_c + curvature
     score = torch.where(small, r * score + (1.0 - r * log_ratio), score)
     return Prefactor(
-        x,
-        y,
-        half_s,
-        half_c,
-        diff,
-        bend,
-        shift,
-        scale,
-        half_density * root,
-        score,
-        -(half_density * rate) * root,
+        x=x,
+        y=y,
+        room=room,
+        s=s,
+        c=c,
+        diff=diff,
+        bend=bend,
+        shift=shift,
+        scale=scale,
+        density=density,
+        score=score,
+        d_mu=d_mu,
     )
 
 
@@ -136,8 +151,9 @@ def zero_exponent(mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     log_ratio = torch.where(ratio < 1e300, torch.log1p(ratio), torch.log(mu) - torch.log(r))
     tiny = ratio < 1e-9
     exponent = torch.where(tiny, mu - (0.5 * mu) * ratio, r * log_ratio)
-    half_s = 0.5 * r + 0.5 * mu
-    x, y = 0.5 * r / half_s, 0.5 * mu / half_s
+    room = room_for_sums(mu, r)
+    s = room * r + room * mu
+    x, y = room * r / s, room * mu / s
     return exponent, torch.where(x > 0.25, phi1(-y, x), log_ratio - y)
 
 
@@ -145,15 +161,17 @@ def zero_count(_b: Tensor, mu: Tensor, r: Tensor) -> Partials:
     """Count 0: F = (1 + mu/r)^-r in closed form."""
     exponent, bend = zero_exponent(mu, r)
     cdf = torch.exp(-exponent)
-    x = 0.5 * r / (0.5 * r + 0.5 * mu)
+    room = room_for_sums(mu, r)
+    x = room * r / (room * r + room * mu)
     return Partials(cdf, -torch.expm1(-exponent), -cdf * x, -cdf * bend)
 
 
 def series(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
     """Small r and small k·x: alternating series in the log domain; S keeps its digits however small r is."""
-    half_r = 0.5 * r
-    half_s = half_r + 0.5 * mu
-    x, y = half_r / half_s, 0.5 * mu / half_s
+    room = room_for_sums(b, mu)
+    room_r = room * r
+    s, c = room_r + room * mu, room_r + room * b
+    x, y = room_r / s, room * mu / s
     power, total, slope = torch.ones_like(r), torch.zeros_like(r), torch.zeros_like(r)
     for n in range(1, SERIES_TERMS + 1):
         power = power * ((n - b) * x * (1.0 / n))
@@ -161,8 +179,7 @@ def series(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
         term = power * inverse
         total += term
         slope.addcmul_(term, torch.addcmul(y * n, r, inverse, value=-1.0))
-    half_c = half_r + 0.5 * b
-    v_b, v_c, v_1 = b.reciprocal(), 0.5 / half_c, (1.0 + r).reciprocal()
+    v_b, v_c, v_1 = b.reciprocal(), room / c, (1.0 + r).reciprocal()
     # log of Gamma(r+b)/(Gamma(b) Gamma(1+r)) x^r: differences of Stirling's formula, proportional to r
     stirling_b = _stirling_difference(v_c, v_b)
     stirling_1 = _stirling_difference(v_1, torch.ones_like(v_1))
@@ -172,8 +189,8 @@ def series(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
     )
     from_b = log1p_grown - r * v_b * v_c * stirling_b
     from_1 = 0.5 * torch.log1p(r) - r * v_1 * stirling_1
-    log_cx = torch.log(2.0 * (half_c * x))
-    far = torch.log(half_c / half_s) + torch.log(2.0 * r)
+    log_cx = torch.log(c * x / room)
+    far = torch.log(c / s) + torch.log(r)
     log_cx = torch.where(x > 1e-290, log_cx, far) - torch.log1p(r)
     scaled = r * total
     log_cdf = r * log_cx + from_b - from_1 + torch.log1p(scaled)
@@ -204,7 +221,7 @@ def quadrature(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
     swap = far <= 0.5
     weight = torch.where(swap, far, near)
     sign = swap.to(b.dtype).mul_(2.0).sub_(1.0)
-    spread = p.half_c * (2.0 * near * far)
+    spread = p.c * (near * far / p.room)
 
     def bending(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """e^t - 1, weight·(e^t - 1) and K = log(1 - weight + weight·e^t) - weight·t, up to sign."""
@@ -221,17 +238,17 @@ def quadrature(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
         max=QUADRATURE_WIDEST
     )
     growth, v, k = bending(sign * end)
-    step = (drop - distance * end - p.half_c * (2.0 * k)) / (distance + spread * (sign * growth) / (1.0 + v))
+    step = (drop - distance * end - p.c * (k / p.room)) / (distance + spread * (sign * growth) / (1.0 + v))
     end = (end + step).clamp_(0.0, QUADRATURE_WIDEST)
     nodes = torch.tensor(NODES, dtype=b.dtype, device=b.device)[:, None]
     weights = torch.tensor(WEIGHTS, dtype=b.dtype, device=b.device)
     t = end * nodes
     growth, v, k = bending(sign * t)
-    integrand = torch.exp(-(distance * t) - p.half_c * (2.0 * k))
+    integrand = torch.exp(-(distance * t) - p.c * (k / p.room))
     tail = p.density * end * (weights @ integrand)
     # the score at the m reached by t: phi1((b-m)/(r+m)), through K where it is not small
-    half_move = 0.5 * mu * torch.where(upper == swap, growth, -growth / (1.0 + growth))
-    z = -(0.5 * p.diff + half_move) / (p.half_s + half_move)
+    move = p.room * mu * torch.where(upper == swap, growth, -growth / (1.0 + growth))
+    z = -(p.room * p.diff + move) / (p.s + move)
     w = z / (2.0 + z)
     square = w * w
     small = z * w - 2.0 * (w * square) * horner(ATANH_NEAR, square.clamp(max=0.0625))

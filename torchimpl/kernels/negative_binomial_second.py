@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from torchimpl.kernels.negative_binomial import LARGEST, evaluate
-from torchimpl.kernels.negative_binomial_regions import prefactor
+from torchimpl.kernels.negative_binomial_regions import prefactor, zero_exponent
 
-# Relative step of the difference in r. The slope of log T in log r is smooth, so steps of this size leave a
-# truncation error near STEP^4/30 = 5e-13 and a rounding error near 1.5 u/STEP = 1e-13, both relative.
+# Step of the difference in log r. G = d log T/d log r moves by O(1) over O(1) in log r, so this step leaves a
+# truncation error near STEP^4/30 = 5e-13 and a rounding error near 1.5 u/STEP = 1e-13, relative to G.
 STEP = 2.0**-9
 
 
@@ -18,8 +20,8 @@ def second_partials(y: Tensor, mu: Tensor, r: Tensor, *, dense: bool) -> tuple[T
 
     d²F/dmu² = dF/dmu · (k/mu - (k+r+1)/(r+mu)) = dF/dmu · (x (k-mu)/mu - 1/s);
     d²F/dmu dr = dF/dmu · d log f0/dr, f0 = -mu dF/dmu;
-    d²F/dr² = T (g' + g²), T the small tail, g = d log T/dr; g' is a fourth-order central difference. The
-    logarithm keeps it accurate far out in the tails, where T itself changes by orders of magnitude.
+    d²F/dr² = T/r² (G' - G + G²), T the small tail, G = d log T/d log r; G' is a fourth-order central
+    difference. Logarithms keep it accurate far out in the tails, where T changes by orders of magnitude.
     """
     k = y.floor()
     partials = evaluate(y, mu, r, dense=dense)
@@ -30,17 +32,18 @@ def second_partials(y: Tensor, mu: Tensor, r: Tensor, *, dense: bool) -> tuple[T
     b = safe_k + 1.0
 
     p = prefactor(b, safe_mu, safe_r)
-    d_mu_mu = partials.d_mu * (p.x * ((safe_k - safe_mu) / safe_mu) - 0.5 / p.half_s)
-    d_mu_r = partials.d_mu * (p.score / p.scale - p.bend)
+    d_mu_mu = partials.d_mu * (p.x * ((safe_k - safe_mu) / safe_mu) - p.room / p.s)
+    slope_at_zero = p.y / safe_r - zero_exponent(safe_mu, safe_r)[1]
+    d_mu_r = partials.d_mu * torch.where(safe_k == 0.0, slope_at_zero, p.score / p.scale - p.bend)
 
     upper = safe_mu >= b
     tail, slope = _tail_and_log_slope(upper, safe_k, safe_mu, safe_r, dense=dense)
     outer = torch.zeros_like(tail)
     for offset, weight in ((1.0, 8.0), (-1.0, -8.0), (2.0, -1.0), (-2.0, 1.0)):
-        moved = safe_r * (1.0 + offset * STEP)
+        moved = safe_r * math.exp(offset * STEP)
         outer += weight * _tail_and_log_slope(upper, safe_k, safe_mu, moved, dense=dense)[1]
-    change = outer / (12.0 * STEP) / safe_r
-    d_r_r = torch.where(tail > 0.0, tail * change + (tail * slope) * slope, 0.0)
+    change = outer / (12.0 * STEP) + slope * (slope - 1.0)
+    d_r_r = torch.where(tail > 0.0, tail / safe_r * change / safe_r, 0.0)
     d_r_r = torch.where(upper, d_r_r, -d_r_r)
 
     # mu = 0: dF/dmu = -1 + (r+1)/r mu - ... at k = 0, and -(r+1)/r mu + ... at k = 1
@@ -64,8 +67,8 @@ def _quiet(factor: Tensor, product: Tensor) -> Tensor:
 def _tail_and_log_slope(
     upper: Tensor, k: Tensor, mu: Tensor, r: Tensor, *, dense: bool
 ) -> tuple[Tensor, Tensor]:
-    """The tail that is small (F where mu >= b) and its logarithm's derivative in r."""
+    """The tail that is small (F where mu >= b) and d log tail/d log r."""
     found = evaluate(k, mu, r, dense=dense)
     tail = torch.where(upper, found.cdf, found.sf)
-    slope = torch.where(upper, found.d_r, -found.d_r) / tail
+    slope = torch.where(upper, found.d_r, -found.d_r) * (r / tail)
     return tail, torch.where(tail > 0.0, slope, 0.0)

@@ -1,0 +1,202 @@
+"""-log pmf of the negative binomial in deviance form; first and second derivatives by their own formulas.
+
+Notation: k = ⌊y⌋, s = r+mu, c = r+k, x = r/s. Like the CDF's kernel it uses neither lgamma nor digamma, whose
+differences lose all digits for large arguments.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchimpl.kernels.negative_binomial import LARGEST, linear_growth
+from torchimpl.kernels.negative_binomial_constants import LOG_MINUS_DIGAMMA, STIRLING
+from torchimpl.kernels.negative_binomial_ops import weigh
+from torchimpl.kernels.negative_binomial_regions import horner, phi1, room_for_sums, zero_exponent
+
+Two = tuple[Tensor, Tensor]
+Three = tuple[Tensor, Tensor, Tensor]
+LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+# derivative of v²·LOG_MINUS_DIGAMMA(v) + v/2, over v, minus 1/2: 2Q + vQ'
+TRIGAMMA = tuple((j + 2) * coefficient for j, coefficient in enumerate(LOG_MINUS_DIGAMMA))
+
+
+class Element(NamedTuple):
+    """The arguments made harmless, and what was wrong with them."""
+
+    k: Tensor
+    mu: Tensor
+    r: Tensor
+    growth: Tensor  # (mu, r) were multiplied by it
+    invalid: Tensor  # the result is NaN
+    impossible: Tensor  # pmf = 0
+    at_zero: Tensor  # mu = 0
+    is_poisson: Tensor  # r = inf
+
+
+def prepare(y: Tensor, mu: Tensor, r: Tensor) -> Element:
+    """Floor y, sort out the edges, and keep tiny (mu, r) away from subnormal numbers."""
+    count = y.floor()
+    invalid = ~((mu >= 0.0) & (mu < torch.inf) & (r > 0.0)) | count.isnan()
+    at_zero = mu == 0.0
+    impossible = (count < 0.0) | (count == torch.inf) | (at_zero & (count > 0.0))
+    harmless = invalid | (count < 0.0) | (count == torch.inf)
+    k = torch.where(harmless, 0.0, count)
+    safe_r = torch.where(harmless, 1.0, r).clamp(max=LARGEST)
+    growth = linear_growth(torch.where(harmless, 1.0, mu), safe_r)
+    safe_mu = torch.where(harmless | at_zero, 1.0, mu * growth)
+    return Element(k, safe_mu, safe_r * growth, growth, invalid, impossible, at_zero, r == torch.inf)
+
+
+def log_pmf_value(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
+    """-log pmf(⌊y⌋) of float64 tensors of one shape; inf where the pmf is 0."""
+    e = prepare(y, mu, r)
+    zero, _ = zero_exponent(e.mu, e.r)
+    zero = torch.where(e.is_poisson, e.mu, zero / e.growth)
+    k = e.k.clamp(min=1.0)
+    room = room_for_sums(k, e.mu, e.r)
+    s, c = room * e.r + room * e.mu, room * e.r + room * k
+    x, c_over_s = torch.where(e.is_poisson, 1.0, room * e.r / s), torch.where(e.is_poisson, 1.0, c / s)
+    shift = torch.where(e.is_poisson, 0.0, room * (k - e.mu) / s)
+    # 1 + z = (c/s)(mu/k) and c/s may be too small for a number, their logarithms are not
+    z = x * ((e.mu - k) / k)
+    crowded = c_over_s < 1e-290
+    far = z - (torch.log(c_over_s) + torch.log(e.mu) - torch.log(k))
+    near = phi1(z, torch.where(crowded, (room * e.mu / s) * (c / room / k), c_over_s * (e.mu / k)))
+    bend = torch.where(crowded, shift - (torch.log(c) - torch.log(s)), phi1(shift, c_over_s))
+    deviance = e.r * bend + k * torch.where(e.mu > 1e-290 * k, near, far)
+    small = e.r < 1.0
+    # Gamma(r) = Gamma(1+r)/r below 1, where Stirling's formula fails
+    raised = e.r + small
+    v_r, v_k, v_c = raised.reciprocal(), k.reciprocal(), room / c
+    stirling = v_c * horner(STIRLING, v_c) - v_k * horner(STIRLING, v_k) - v_r * horner(STIRLING, v_r)
+    log_r = torch.log(e.r)
+    of_large = 0.5 * torch.log1p(k / e.r)
+    of_small = 0.5 * (torch.log(c) - torch.log(room) + torch.log1p(e.r)) - log_r
+    of_small = of_small - (1.0 - e.r * (torch.log1p(e.r) - log_r)) + torch.log(e.growth)
+    size = LOG_SQRT_2PI + 0.5 * torch.log(k) + torch.where(small, of_small, of_large)
+    value = torch.where(e.k == 0.0, zero, deviance + size - stirling)
+    value = torch.where(e.at_zero, 0.0, value)
+    return torch.where(e.invalid, torch.nan, torch.where(e.impossible, torch.inf, value))
+
+
+def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Two:
+    """The derivatives of -log pmf in mu and r; -inf in mu where mu = 0 < k, 0 where y < 0."""
+    e = prepare(y, mu, r)
+    growth = torch.where(e.k == 0.0, 1.0, e.growth)
+    room = room_for_sums(e.k, e.mu, e.r)
+    room_r = room * e.r
+    s, c = room_r + room * e.mu, room_r + room * e.k
+    x = torch.where(e.is_poisson, 1.0, room_r / s)
+    # x (mu-k)/mu, in the order that neither overflows nor underflows on the way
+    relative = (e.mu - e.k) / e.mu
+    product = torch.where(x > 1e-290, x * relative, room_r * relative / s)
+    d_mu = torch.where(torch.isfinite(relative), product, ((e.mu - e.k) * x) / e.mu)
+    d_mu = torch.where(e.at_zero, torch.where(e.k == 0.0, 1.0, -torch.inf), d_mu * growth)
+
+    # the limit mu -> 0 has s = r
+    mean, total = torch.where(e.at_zero, 0.0, e.mu), torch.where(e.at_zero, room_r, s)
+    bend = phi1(room * (e.k - mean) / total, c / total)
+    small = e.r < 1.0
+    raised = e.r + small
+    v_r, v_c = raised.reciprocal(), room / c
+    curvature = v_r * v_r * horner(LOG_MINUS_DIGAMMA, v_r) - v_c * v_c * horner(LOG_MINUS_DIGAMMA, v_c)
+    score = 0.5 * (e.k - small.to(e.k.dtype)) * v_r * v_c + curvature
+    score = torch.where(small, score - (torch.log1p(e.r) - torch.log(e.r)), score)
+    _, of_zero = zero_exponent(e.mu, e.r)
+    inverse = e.r.reciprocal()
+    d_r = bend - torch.where(small, score + inverse, score)
+    # r and mu small: (k-mu)/s - 1/r in one fraction, whose two parts would cancel at k = 1
+    merged = ((e.k - 1.0) / total - (mean / total) * (1.0 + inverse)) * room
+    d_r = torch.where(small & (mean < 0.5), merged - (torch.log(c / total) + score), d_r)
+    d_r = torch.where(e.k == 0.0, torch.where(e.at_zero, 0.0, of_zero), d_r * growth)
+    # k = 1 at mu = 0: 1/r - 1/r
+    d_r = torch.where(e.is_poisson | (e.at_zero & (e.k == 1.0)), 0.0, d_r)
+    unreachable = e.impossible & ((y < 0.0) | (y == torch.inf))
+    # y = inf: the limits; y < 0: the pmf is 0 whatever the parameters are
+    limit = torch.where(y > 0.0, torch.inf, 0.0)
+    d_mu, d_r = torch.where(unreachable, -limit, d_mu), torch.where(unreachable, limit, d_r)
+    return torch.where(e.invalid, torch.nan, d_mu), torch.where(e.invalid, torch.nan, d_r)
+
+
+def log_pmf_curvatures(y: Tensor, mu: Tensor, r: Tensor) -> Three:
+    """The second derivatives of -log pmf: in mu, mixed, in r.
+
+    In r: g(r) - g(c) - (k-mu)²/(s² c) with g(z) = trigamma(z) - 1/z.
+    """
+    e = prepare(y, mu, r)
+    k, s = e.k, e.r + e.mu
+    c = e.r + k
+    growth = torch.where(k == 0.0, 1.0, e.growth)
+    twice = growth * growth
+    x = e.r / s
+    d_mu_mu = (x / s) * ((k / e.mu) * ((e.r + 2.0 * e.mu) / e.mu) - 1.0) * twice
+    d_mu_mu = torch.where(e.at_zero, torch.where(k == 0.0, -e.r.reciprocal(), torch.inf), d_mu_mu)
+    mean, total = torch.where(e.at_zero, 0.0, e.mu), torch.where(e.at_zero, e.r, s)
+    gap = (mean - k) / total
+    d_mu_r = gap / total * twice
+    small = e.r < 1.0
+    raised = e.r + small
+    v_r, v_c = raised.reciprocal(), c.reciprocal()
+    step = (k - small.to(k.dtype)) * v_r * v_c
+    cubes = v_r**3 * horner(TRIGAMMA, v_r) - v_c**3 * horner(TRIGAMMA, v_c)
+    trigammas = 0.5 * step * (v_r + v_c) + cubes
+    trigammas = torch.where(small, trigammas + v_r / e.r / e.r, trigammas)
+    d_r_r = (trigammas - gap * gap * v_c) * twice
+    d_r_r = torch.where(k == 0.0, -((mean / total) ** 2) / e.r, d_r_r)
+    flat = torch.where(e.invalid, torch.nan, 0.0)
+    unreachable = e.invalid | (e.impossible & ~e.at_zero)
+    no_slope = unreachable | e.is_poisson
+    return (
+        torch.where(unreachable, flat, d_mu_mu),
+        torch.where(no_slope, flat, d_mu_r),
+        torch.where(no_slope, flat, d_r_r),
+    )
+
+
+class NegativeLogPMF(torch.autograd.Function):
+    """(y, mu, r) -> -log pmf, differentiable twice in mu and r."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
+        """The value."""
+        return log_pmf_value(y, mu, r)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Three, _output: Tensor) -> None:
+        """Keep the inputs."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        """Cotangent times slopes."""
+        d_mu, d_r = NegativeLogPMFSlopes.apply(*ctx.saved_tensors)
+        return None, weigh((cotangents[0], d_mu)), weigh((cotangents[0], d_r))
+
+
+class NegativeLogPMFSlopes(torch.autograd.Function):
+    """(y, mu, r) -> the two derivatives of -log pmf, differentiable once more."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Two:
+        """The slopes."""
+        return log_pmf_slopes(y, mu, r)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Three, _output: Two) -> None:
+        """Keep the inputs."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        """Cotangents times curvatures."""
+        on_mu, on_r = cotangents
+        d_mu_mu, d_mu_r, d_r_r = log_pmf_curvatures(*ctx.saved_tensors)
+        return None, weigh((on_mu, d_mu_mu), (on_r, d_mu_r)), weigh((on_mu, d_mu_r), (on_r, d_r_r))
