@@ -58,7 +58,8 @@ def test_concordance_keeps_relative_accuracy_when_the_loss_is_tiny(dtype):
     pair = tensor([0.0, 2.0], dtype=dtype)
     with mpmath.workdps(60):
         expected = mpmath.log1p(mpmath.exp(-4 / mpmath.mpf(0.1)))
-    assert ulps(losses.concordance_loss_nce(pair, pair, 0.1, eps=0.0), expected) <= 8
+    # the exponent of 40 carries a rounding of the difference, the product and the quotient into exp
+    assert ulps(losses.concordance_loss_nce(pair, pair, 0.1, eps=0.0), expected) <= 3 * 40
 
 
 def test_concordance_no_far_pair_underflows():
