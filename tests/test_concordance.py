@@ -158,6 +158,40 @@ def test_a_tiny_loss_keeps_its_relative_accuracy():
         assert abs(mpmath.mpf(actual) - expected) <= 6 * U * (1 - mpmath.log(expected)) * expected
 
 
+def test_a_tiny_gradient_keeps_its_relative_accuracy():
+    x, y = _leaves(
+        torch.tensor([0.0, 7.0], dtype=torch.float64), torch.tensor([1.0, 7.5], dtype=torch.float64)
+    )
+    _, gy = torch.autograd.grad(concordance_loss_nce(x, y, 1.0, eps=0.0, reduction="sum"), (x, y))
+    # p_01 = 1/(1 + exp(7.5² - 1)), p_10 = 1/(1 + exp(6² - 0.5²)); source 0: p_10 (x_1 - y_0) - p_01 (x_0 - y_0)
+    p01, p10 = (1 / (1 + mpmath.exp(z)) for z in (mpmath.mpf("55.25"), mpmath.mpf("35.75")))
+    for actual, exact in zip(gy.tolist(), [2 * (6 * p10 + p01), 2 * (0.5 * p10 - 7.5 * p01)], strict=True):
+        # the exponents are exact here: a few roundings, and no 1 - p formed by subtraction
+        assert abs(actual - exact) <= 8 * U * abs(exact)
+
+
+def test_small_rows_between_huge_sources():
+    x = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    rows = concordance_loss_nce(x, 1e20 * x, 1e20, eps=0.0, reduction="none")
+    # d_01 - d_00 = 4e20, out of distances of 1e40: lost by any difference of distances
+    assert rows.tolist() == pytest.approx([math.log1p(math.exp(-4))] * 2, rel=8 * U, abs=0)
+
+
+def test_a_row_so_far_that_all_distances_look_equal():
+    x, y = _leaves(torch.tensor([1e30, 0.0]), torch.tensor([0.0, 1.0]))
+    gx, _ = torch.autograd.grad(concordance_loss_nce(x, y, 1.0, eps=0.0, reduction="sum"), (x, y))
+    # source 1 is nearer to row 0 by 2e30: p_01 = 1, and the gradient is 2 (y_1 - y_0)
+    assert gx[0] == 2
+
+
+def test_a_row_so_far_that_all_distances_overflow():
+    x, y = _leaves(*_batch("large differences of huge rows", 5, 4, 641776, torch.float64))
+    gx, _ = torch.autograd.grad(concordance_loss_nce(x, y, 0.01, eps=0.5), (x, y))
+    # nothing is near row 0, eps takes all its weight: 2/(B tau) (x - y)
+    assert gx[0].isinf().tolist() == [False, True, False, False]
+    assert gx[0, 0].item() == pytest.approx(40 * (x[0, 0] - y[0, 0]).item(), rel=4 * U, abs=0)
+
+
 @pytest.mark.parametrize("eps", [0.0, 1e-8, 0.5])
 def test_one_row_is_log1p_of_its_eps(eps):
     x = torch.tensor([0.25], dtype=torch.float64)
