@@ -1,6 +1,7 @@
 """What all benchmarks share: sizes by devices, timing, memory, and the ratio to a textbook version."""
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from statistics import median
@@ -11,6 +12,9 @@ from torch import Tensor
 
 # the same list everywhere, so that results of machines with and without a GPU stay one series
 DEVICES = ("cpu", "cuda")
+
+# one thread by default: with several, whatever else a machine does changes the times by factors
+THREADS = int(os.environ.get("BENCH_THREADS", "1"))
 
 Replicates = dict[str, dict[str, Tensor]]
 
@@ -38,7 +42,7 @@ def paired_ratio(
     theirs: Callable[[], object],
     *,
     seconds: float = 0.6,
-    least: int = 5,
+    least: int = 3,
     most: int = 100,
 ) -> float:
     """Median of time(ours) / time(theirs) over pairs measured back to back, the order alternating.
@@ -98,6 +102,7 @@ class LossBenchmark(ABC):
         """Make the inputs and call everything once, so that no compilation is timed."""
         if device == "cuda" and not torch.cuda.is_available():
             raise NotImplementedError("this machine has no CUDA device")
+        torch.set_num_threads(THREADS)
         torch.manual_seed(0)
         self.device = device
         self.inputs = {name: value.to(device) for name, value in self.tensors(size).items()}

@@ -40,6 +40,13 @@ def classes_of(room):
 BENCHMARKS = [pytest.param(cls, id=cls.__name__) for room in ROOMS for cls in classes_of(room)]
 
 
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Measure one pair of times instead of many."""
