@@ -111,8 +111,9 @@ def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Two:
     d_r = bend - torch.where(small, score + inverse, score)
     # r and mu small: (k-mu)/s - 1/r in one fraction, whose two parts would cancel at k = 1
     merged = ((e.k - 1.0) / total - (mean / total) * (1.0 + inverse)) * room
-    d_r = torch.where(small & (mean < 0.5), merged - (torch.log(c / total) + score), d_r)
-    d_r = torch.where(e.k == 0.0, torch.where(e.at_zero, 0.0, of_zero), d_r * growth)
+    rest = torch.log(c / total) + torch.log(growth) + score
+    d_r = torch.where(small & (mean < 0.5), merged * growth - rest, d_r)
+    d_r = torch.where(e.k == 0.0, torch.where(e.at_zero, 0.0, of_zero), d_r)
     # k = 1 at mu = 0: 1/r - 1/r
     d_r = torch.where(e.is_poisson | (e.at_zero & (e.k == 1.0)), 0.0, d_r)
     unreachable = e.impossible & ((y < 0.0) | (y == torch.inf))

@@ -2,7 +2,7 @@
 
 Notation: b = ⌊y⌋+1, s = r+mu, c = r+b, x = r/s, y = mu/s. F = I_x(r, b). No region uses lgamma, digamma, 1-x
 or c-r: each of them would lose all digits somewhere. s and c are kept multiplied by `room`, so that they do
-not overflow, and everything proportional to r as r -> 0 is kept as that over min(r, 1), which cannot underflow.
+not overflow, and everything proportional to r as r -> 0 is kept over min(r, 1), which cannot underflow.
 
 Every function takes float64 tensors (b, mu, r) of one shape with 0 < mu < inf, 0 < r < inf, b >= 1 inside its
 region; outside of it the numbers are meaningless but no exception is raised.
@@ -81,7 +81,7 @@ def room_for_sums(*addends: Tensor) -> Tensor:
     largest = addends[0]
     for addend in addends[1:]:
         largest = torch.maximum(largest, addend)
-    return torch.where(largest > 2.0**1000, 0.25, 1.0)
+    return torch.where(largest > 2.0**1000, 0.25, 1.0).to(largest.dtype)
 
 
 def prefactor(b: Tensor, mu: Tensor, r: Tensor) -> Prefactor:
