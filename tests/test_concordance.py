@@ -163,7 +163,7 @@ def test_a_tiny_gradient_keeps_its_relative_accuracy():
         torch.tensor([0.0, 7.0], dtype=torch.float64), torch.tensor([1.0, 7.5], dtype=torch.float64)
     )
     _, gy = torch.autograd.grad(concordance_loss_nce(x, y, 1.0, eps=0.0, reduction="sum"), (x, y))
-    # p_01 = 1/(1 + exp(7.5² - 1)), p_10 = 1/(1 + exp(6² - 0.5²)); source 0: p_10 (x_1 - y_0) - p_01 (x_0 - y_0)
+    # p_01 = 1/(1 + exp(7.5² - 1)), p_10 = 1/(1 + exp(6² - 0.5²))
     p01, p10 = (1 / (1 + mpmath.exp(z)) for z in (mpmath.mpf("55.25"), mpmath.mpf("35.75")))
     for actual, exact in zip(gy.tolist(), [2 * (6 * p10 + p01), 2 * (0.5 * p10 - 7.5 * p01)], strict=True):
         # the exponents are exact here: a few roundings, and no 1 - p formed by subtraction
