@@ -75,6 +75,13 @@ def test_both_historical_call_forms():
     assert CompositeLoss([first, second], (1, 0.5), False)(outputs, {}).item() == 3.5
 
 
+def test_weight_zero_stops_an_infinite_incoming_gradient_too():
+    off, on = torch.tensor(1.0, requires_grad=True), torch.tensor(1.0, requires_grad=True)
+    (math.inf * CompositeLoss([first, second], [0.0, 1.0])({"a": off, "b": on}, {})).backward()
+    assert off.grad.item() == 0.0
+    assert on.grad.item() == math.inf
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_weight_zero_switches_off_for_the_total_and_stays_in_the_log(bad):
     off, on = torch.tensor(bad, requires_grad=True), torch.tensor(3e38, requires_grad=True)
