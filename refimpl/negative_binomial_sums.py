@@ -85,11 +85,13 @@ def sum_from_zero(k: float, mu: float, r: float, max_terms: int) -> Sums:
     mass_k = sc_mul(zero, mass)
     slope_mu = slope_in_mu(mass_k, k, mu, r)
     from_one = sc_one_minus_exp(log_zero)
-    survival = sc_sub(from_one, sc_mul(zero, above_zero))
+    subtracted = sc_mul(zero, above_zero)
+    survival = sc_sub(from_one, subtracted)
     log_zero_size = math.ldexp(abs(log_zero[0]), min(log_zero[2], 1000))
     floor = COMPLEMENT_FLOOR * (k + 1.0 + log_zero_size)
     terms = int(k) + 1
-    if k == 0.0 or not sc_ratio_below(survival, from_one, 1.0, floor):
+    cancels = sc_ratio_below(survival, subtracted, 1.0, floor)
+    if k == 0.0 or not (cancels or sc_ratio_below(survival, from_one, 1.0, COMPLEMENT_FLOOR)):
         return cumulative, survival, mass_k, slope_mu, slope_r, score, terms
     tail, tail_pull, terms = _upper_tail(k, mu, r, mass, score, terms, max_terms)
     return cumulative, sc_mul(zero, tail), mass_k, slope_mu, sc_neg(sc_mul(zero, tail_pull)), score, terms

@@ -40,7 +40,7 @@ def fill_distribution(  # noqa: PLR0917 - as above
 ) -> int:
     """Fill both tables; return the index of the first element that needs too many terms, or -1."""
     for i in range(y.size):
-        k = math.floor(y[i]) if math.isfinite(y[i]) else y[i]
+        k = np.floor(y[i])
         if _invalid(y[i], mu[i], r[i]):
             high[:, i] = math.nan
         elif k < 0.0:
@@ -68,7 +68,7 @@ def fill_log_masses(  # noqa: PLR0917 - as above
 ) -> int:
     """Fill both tables; return the index of the first element that needs too many terms, or -1."""
     for i in range(y.size):
-        k = math.floor(y[i]) if math.isfinite(y[i]) else y[i]
+        k = np.floor(y[i])
         terms = 1
         if _invalid(y[i], mu[i], r[i]):
             high[:, i] = math.nan
@@ -154,8 +154,8 @@ def table(
     if failed >= 0:
         index = tuple(int(part) for part in np.unravel_index(failed, counts.shape))
         raise ValueError(
-            f"the element at index {index} with mu={flat_mean[failed]!r}, r={flat_size[failed]!r}, "
-            f"y={flat[failed]!r} needs more than MAX_TERMS = {MAX_TERMS} summation terms"
+            f"the element at index {index} with mu={flat_mean[failed]}, r={flat_size[failed]}, "
+            f"y={flat[failed]} needs more than MAX_TERMS = {MAX_TERMS} summation terms"
         )
     return (high, low), counts, mean, size
 

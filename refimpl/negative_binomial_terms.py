@@ -6,6 +6,8 @@ integers in float64.
 
 import math
 
+import numpy as np
+
 from refimpl.arithmetic import kernel
 from refimpl.scaled import (
     Scaled,
@@ -123,7 +125,9 @@ def tail_vanishes(b: float, mu: float, r: float, margin: float) -> bool:
         deviance = b * (log_b - log_mu) - (b - mu)
         terms = b * (abs(log_b) + abs(log_mu)) + mu
     else:
-        pull = (b + r) * math.log1p((b - mu) / (mu + r))
+        change = (b - mu) / (mu + r)
+        # below -1/2 the ratio itself is the exacter argument: 1 + change would round to 0
+        pull = (b + r) * (math.log1p(change) if change > -0.5 else math.log((b + r) / (mu + r)))
         deviance = b * (log_b - log_mu) - pull
         terms = b * (abs(log_b) + abs(log_mu)) + 4.0 * abs(pull) + abs(b - mu) + mu
     return deviance - 2.0**-48 * terms > 745.2 + margin
@@ -133,8 +137,8 @@ def tail_vanishes(b: float, mu: float, r: float, margin: float) -> bool:
 def mode_of(mu: float, r: float) -> float:
     """Most probable count (to a rounding error, which moves the start of a sum and no result)."""
     if math.isinf(r):
-        return float(math.floor(mu))
-    return float(math.floor(mu * ((r - 1.0) / r))) if r > 1.0 else 0.0
+        return float(np.floor(mu))  # math.floor would make an int64 of it
+    return float(np.floor(mu * ((r - 1.0) / r))) if r > 1.0 else 0.0
 
 
 @kernel

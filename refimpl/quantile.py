@@ -38,6 +38,7 @@ from refimpl.negative_binomial_tables import (
 OPTIONS = ("reduction",)
 REPLICATES = ("r1", "r2")
 Gradient = dict[str, Array]
+Replicate = tuple[Array, Array, Array]  # y, mu, r
 
 
 @kernel
@@ -85,7 +86,7 @@ def quantile_absolute_loss(
         0.125
     """
     check_reduction(reduction)
-    arguments = _unpacked(model_r1, model_r2, y_r1, y_r2)
+    arguments = unpacked(model_r1, model_r2, y_r1, y_r2)
     return _value(arguments, reduction)
 
 
@@ -122,7 +123,7 @@ def quantile_absolute_loss_gradient(
         array([0.25])
     """
     check_reduction(reduction)
-    first, second = _gradients(_unpacked(model_r1, model_r2, y_r1, y_r2), cotangent, reduction)
+    first, second = _gradients(unpacked(model_r1, model_r2, y_r1, y_r2), cotangent, reduction)
     return first, second
 
 
@@ -171,7 +172,7 @@ def quantile_absolute_loss_wrapper_gradient(
 
 def unpack_quantile(
     model_outputs: Mapping[str, Any], batch: Mapping[str, Any], options: Mapping[str, Any]
-) -> tuple[list[tuple[Array, Array, Array]], str]:
+) -> tuple[list[Replicate], str]:
     """Return [(y, mu, r) of r1, of r2], parameters 0-dim or in the shape of the reads, and the reduction."""
     check_options("quantile_absolute_loss_wrapper", options, OPTIONS)
     reduction = options.get("reduction", "mean")
@@ -181,9 +182,7 @@ def unpack_quantile(
     return arguments, reduction
 
 
-def unpack_replicate(
-    model_outputs: Mapping[str, Any], batch: Mapping[str, Any], *name: str
-) -> tuple[Array, Array, Array]:
+def unpack_replicate(model_outputs: Mapping[str, Any], batch: Mapping[str, Any], *name: str) -> Replicate:
     """Return (y, mu, r) of one replicate (without a name, of the batch itself), aligned with the reads."""
     reads_path = path_of("batch", *name, "reads")
     reads = as_float64(reads_path, entry("batch", batch, *name, "reads"))
@@ -196,9 +195,10 @@ def unpack_replicate(
     return reads, parameters[0], parameters[1]
 
 
-def _unpacked(
+def unpacked(
     model_r1: Mapping[str, Any], model_r2: Mapping[str, Any], y_r1: ArrayLike, y_r2: ArrayLike
-) -> list[tuple[Array, Array, Array]]:
+) -> list[Replicate]:
+    """Return [(y, mu, r) of r1, of r2], checked: one shape, parameters 0-dim or in it."""
     arguments = []
     for root, model, y_name, y in (
         ("model_r1", model_r1, "y_r1", y_r1),
@@ -214,7 +214,7 @@ def _unpacked(
     return arguments
 
 
-def _compared(arguments: list[tuple[Array, Array, Array]]) -> tuple[list[Table], Array, Array, Array]:
+def compared(arguments: list[Replicate]) -> tuple[list[Table], Array, Array, Array]:
     """The two distribution tables, |F1 - F2| as (high, low), and the sign of the difference."""
     tables = [distribution_table(*replicate) for replicate in arguments]
     high, low, sign = (np.zeros(arguments[0][0].size) for _ in range(3))
@@ -222,17 +222,15 @@ def _compared(arguments: list[tuple[Array, Array, Array]]) -> tuple[list[Table],
     return tables, high, low, sign
 
 
-def _value(arguments: list[tuple[Array, Array, Array]], reduction: str) -> float | Array:
-    _, high, low, _ = _compared(arguments)
+def _value(arguments: list[Replicate], reduction: str) -> float | Array:
+    _, high, low, _ = compared(arguments)
     if reduction == "none":
         return np.asarray((high + low).reshape(arguments[0][0].shape))
     return min(mean_of(high, low, float(high.size) if reduction == "mean" else 1.0), FLOAT64_MAX)
 
 
-def _gradients(
-    arguments: list[tuple[Array, Array, Array]], cotangent: ArrayLike, reduction: str
-) -> list[Gradient]:
-    tables, high, _, sign = _compared(arguments)
+def _gradients(arguments: list[Replicate], cotangent: ArrayLike, reduction: str) -> list[Gradient]:
+    tables, high, _, sign = compared(arguments)
     shape = arguments[0][0].shape
     weight = cotangent_array(cotangent, shape if reduction == "none" else (), shape)
     divisor = float(high.size) if reduction == "mean" else 1.0

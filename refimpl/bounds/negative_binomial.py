@@ -8,21 +8,22 @@ T, k >= 1   u T (48 + E)
             E u: error of the deviance D. Prefactor: two square roots, the exponential, the Stirling errors,
             four products and quotients (16). Continued fraction or quadrature: terms of one sign, 32
             roundings that are not damped.
-T, k = 0    u (4 F L + 2 T)
-            F = exp(-L), S = -expm1(-L), L = r log1p(mu/r): four roundings of L, one each of the functions.
+F, k = 0    u (6 F L + 4 F), and S: u (6 F L + 4 S)
+            F = exp(-L), S = -expm1(-L), L = r log1p(mu/r): two roundings of L, and two units in the last
+            place, 4 u, for each of the library's functions.
 T, r < mu, r < 2 and z = (k + 1 + r) r / (r + mu) <= 4.5
             + u F r (4 + 4 |log z| + 60 + 4 e^z)
             log F is r times the sum of log z, a difference of two Stirling errors (20 coefficients with three
             operations each) and an alternating series, whose term z^n / (n! (n + r)) comes with 2n + 2
             roundings: in all 4 e^z.
 F, S        that of T, + u F or u S: the subtraction from one.
-dF/dmu      u |dF/dmu| (16 + E): the prefactor over mu. k = 0: -F x, u |dF/dmu| (4 L + 5).
+dF/dmu      u |dF/dmu| (16 + E): the prefactor over mu. k = 0: -F x, u |dF/dmu| (6 L + 8).
 dF/dr       u (T s + |dF/dr|) (96 + E)
             dF/dr = T s - (an integral), s the largest score: each term of T and its derivative, so twice T's
             roundings; near its zero only T s says what is lost. The series' part as above, without the factor
             r. k = 0: -F phi(-y).
 log mass    u (E + 4 |log sqrt| + 8) at b = k, with the square root and the Stirling errors in the log. k = 0:
-            4 u L. d/dmu = r (k-mu) / (mu (mu+r)) has 6 roundings; d/dr = s - phi((k-mu)/(r+mu)) has
+            6 u L. d/dmu = r (k-mu) / (mu (mu+r)) has 6 roundings; d/dr = s - phi((k-mu)/(r+mu)) has
             u (8 s + error of phi).
 
 Every result adds 8 of the smallest subnormals for what underflows, and the rounding to its own format.
@@ -117,7 +118,7 @@ def _general(k: Array, mu: Array, r: Array, exact: Array, u: float) -> dict[int,
         )
         deviance = deviance_error(np.maximum(b, 1.0), mu, r)
         of_log = _series_error(b, mu, r)
-        tail_error = u * tail * (48.0 + deviance) + u * exact[F] * of_log * r
+        tail_error = u * tail * (48.0 + deviance) + u * exact[F] * of_log * np.minimum(r, 2.0)
         scale = tail * largest_score(b, r)
         return {
             F: tail_error + u * exact[F],
@@ -137,16 +138,15 @@ def _series_error(b: Array, mu: Array, r: Array) -> Array:
 
 def _at_zero(mu: Array, r: Array, exact: Array, u: float) -> dict[int, Array]:
     with np.errstate(all="ignore"):
-        tail = np.minimum(exact[F], exact[S])
         exponent = -log_mass_of_zero(mu, r)
-        tail_error = u * (4.0 * exact[F] * exponent + 2.0 * tail)
+        of_exponent = 6.0 * exact[F] * exponent
         slope_mu, slope_r = np.abs(exact[SLOPE_MU]), np.abs(exact[SLOPE_R])
         of_phi = score_term_error(np.zeros(mu.size), mu, r)
         return {
-            F: tail_error + u * exact[F],
-            S: tail_error + u * exact[S],
-            SLOPE_MU: u * slope_mu * (4.0 * exponent + 5.0),
-            SLOPE_R: u * (slope_r * (4.0 * exponent + 5.0) + exact[F] * of_phi),
+            F: u * (of_exponent + 4.0 * exact[F]),
+            S: u * (of_exponent + 4.0 * exact[S]),
+            SLOPE_MU: u * slope_mu * (6.0 * exponent + 8.0),
+            SLOPE_R: u * (slope_r * (6.0 * exponent + 8.0) + exact[F] * of_phi),
         }
 
 
@@ -172,7 +172,7 @@ def log_mass_errors(y: ArrayLike, mu: ArrayLike, r: ArrayLike, precision: Precis
             np.log(b) - np.where(np.isinf(size), 0.0, np.log(size) - np.log(b + size)) + math.log(2 * math.pi)
         )
         general = deviance_error(b, mean, size) + 2.0 * np.abs(spread) + 8.0
-        error[LOG_MASS] = u * np.where(first, -4.0 * log_mass_of_zero(mean, size), general)
+        error[LOG_MASS] = u * np.where(first, -6.0 * log_mass_of_zero(mean, size), general)
         error[LOG_SLOPE_MU] = 6.0 * u * np.abs(exact[LOG_SLOPE_MU])
         score = np.where(first, 0.0, largest_score(b, size))
         error[LOG_SLOPE_R] = u * (8.0 * score + score_term_error(k, mean, size) + np.abs(exact[LOG_SLOPE_R]))
