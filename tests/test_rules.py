@@ -83,7 +83,7 @@ def test_r1_finite_in_finite_out_and_no_gradient_is_nan(entry, dtype, data):
 
 
 def _components_overflow(entry, inputs):
-    """Whether a gradient of one component of the composite is infinite: autograd may then add inf and -inf."""
+    """Whether a component of the composite has an infinite gradient: autograd may then add inf and -inf."""
     if entry.name != "CompositeLoss":
         return False
     parts = ("nll_loss", "concordance_loss_nce_wrapper", "negative_pearson_loss_wrapper")

@@ -96,14 +96,20 @@ def negative_pearson_loss_wrapper(model_outputs: object, batch: object, *, eps: 
     """
     reads_r1, mu_r1 = aligned(model_outputs, batch, "r1", ("mu",))
     reads_r2, mu_r2 = aligned(model_outputs, batch, "r2", ("mu",))
-    preds = torch.cat([mu_r1.reshape(-1), mu_r2.reshape(-1)])
-    targets = torch.cat([reads_r1.reshape(-1), reads_r2.reshape(-1)])
-    return negative_pearson_loss(preds, targets, eps)
+    inputs = (mu_r1, mu_r2, reads_r1, reads_r2)
+    preds, targets = _concatenated(mu_r1, mu_r2), _concatenated(reads_r1, reads_r2)
+    return negative_pearson_loss(preds, targets, eps).to(checks.result_dtype(*inputs))
+
+
+def _concatenated(first: Tensor, second: Tensor) -> Tensor:
+    """Both sides in the working dtype: autocast refuses to concatenate two different half dtypes."""
+    work = checks.working_dtype(first, second)
+    return torch.cat([first.reshape(-1).to(work), second.reshape(-1).to(work)])
 
 
 @options_checked
 def quantile_absolute_loss_wrapper(
-    model_outputs: object, batch: object, *, reduction: str = "mean"
+    model_outputs: object, batch: object, *, reduction: str = "mean", validate: bool = False
 ) -> Tensor:
     """`quantile_absolute_loss` of the reads of both replicates under their own mu and r.
 
@@ -111,11 +117,13 @@ def quantile_absolute_loss_wrapper(
         model_outputs: {'r1': {'mu', 'r'}, 'r2': {'mu', 'r'}}, each (B,), (B, 1) or 0-dim.
         batch: {'r1': {'reads'}, 'r2': {'reads'}}, each (B,) or (B, 1).
         reduction: "mean", "sum" or "none".
+        validate: raise for invalid elements instead of returning NaN (waits for the device).
 
     Raises:
         KeyError: a key is missing; the message names its path.
         TypeError: an unknown option; something is not a tensor.
-        ValueError: shapes that are not the same batch; an unknown `reduction`.
+        ValueError: shapes that are not the same batch; an unknown `reduction`; with `validate`, an invalid
+            element.
 
     Example:
         >>> side = {"mu": torch.tensor([[1.0], [4.0]]), "r": torch.tensor(2.0)}
@@ -126,4 +134,4 @@ def quantile_absolute_loss_wrapper(
     reads_r1, mu_r1, r_r1 = aligned(model_outputs, batch, "r1", ("mu", "r"))
     reads_r2, mu_r2, r_r2 = aligned(model_outputs, batch, "r2", ("mu", "r"))
     sides = ({"mu": mu_r1, "r": r_r1}, {"mu": mu_r2, "r": r_r2})
-    return quantile_absolute_loss(*sides, reads_r1, reads_r2, reduction=reduction)
+    return quantile_absolute_loss(*sides, reads_r1, reads_r2, reduction=reduction, validate=validate)

@@ -97,11 +97,9 @@ def reduce(
     """
     if reduction == "none":
         return saturate(elements, element_dtype, inputs_finite)
-    finite = inputs_finite.all()
-    # an element may itself have overflowed although the inputs are finite: it counts as the largest number
-    elements = saturate(elements, elements.dtype, inputs_finite)
+    # an element that has overflowed takes the sum and the mean with it
     count = max(elements.numel(), 1) if reduction == "mean" else 1
-    return saturate(safe_sum(elements, count), dtype, finite)
+    return saturate(safe_sum(elements, count), dtype, inputs_finite.all())
 
 
 def safe_sum(elements: Tensor, count: int = 1) -> Tensor:
