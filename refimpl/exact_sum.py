@@ -67,9 +67,7 @@ def add_float(limbs: IntArray, a: float, n: int) -> None:
 
 
 @kernel
-def add_product(  # noqa: PLR0917 - kernels take their arguments by position
-    limbs: IntArray, a: float, b: float, c: float, d: float, n: int
-) -> None:
+def add_product(limbs: IntArray, a: float, b: float, c: float, d: float, n: int) -> None:
     """Add a b c d 2^n exactly, all factors finite (pass 1.0 for those not needed)."""
     a, exponent_a = math.frexp(a)
     b, exponent_b = math.frexp(b)

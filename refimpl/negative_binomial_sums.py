@@ -98,7 +98,7 @@ def sum_from_zero(k: float, mu: float, r: float, max_terms: int) -> Sums:
 
 
 @kernel
-def _upper_tail(  # noqa: PLR0917 - kernels take their arguments by position
+def _upper_tail(
     k: float, mu: float, r: float, mass: Scaled, score: Scaled, terms: int, max_terms: int
 ) -> tuple[Scaled, Scaled, int]:
     """Sums of p_j and p_j s_j over j > k, given both at k, until the geometric remainder is negligible."""

@@ -27,17 +27,13 @@ def _invalid(y: float, mu: float, r: float) -> bool:
 
 
 @kernel
-def _fill(  # noqa: PLR0917 - kernels take their arguments by position
-    high: Array, i: int, f: float, s: float, mass: float, slope_mu: float
-) -> None:
+def _fill(high: Array, i: int, f: float, s: float, mass: float, slope_mu: float) -> None:
     """One column of the distribution's table at an edge, where nothing depends on r."""
     high[F, i], high[S, i], high[MASS, i], high[SLOPE_MU, i], high[SLOPE_R, i] = f, s, mass, slope_mu, 0.0
 
 
 @kernel
-def fill_distribution(  # noqa: PLR0917 - as above
-    y: Array, mu: Array, r: Array, max_terms: int, high: Array, low: Array
-) -> int:
+def fill_distribution(y: Array, mu: Array, r: Array, max_terms: int, high: Array, low: Array) -> int:
     """Fill both tables; return the index of the first element that needs too many terms, or -1."""
     for i in range(y.size):
         k = np.floor(y[i])
@@ -63,9 +59,7 @@ def fill_distribution(  # noqa: PLR0917 - as above
 
 
 @kernel
-def fill_log_masses(  # noqa: PLR0917 - as above
-    y: Array, mu: Array, r: Array, max_terms: int, high: Array, low: Array
-) -> int:
+def fill_log_masses(y: Array, mu: Array, r: Array, max_terms: int, high: Array, low: Array) -> int:
     """Fill both tables; return the index of the first element that needs too many terms, or -1."""
     for i in range(y.size):
         k = np.floor(y[i])

@@ -42,7 +42,7 @@ Replicate = tuple[Array, Array, Array]  # y, mu, r
 
 
 @kernel
-def _differences(  # noqa: PLR0917 - kernels take their arguments by position
+def _differences(
     high1: Array, low1: Array, high2: Array, low2: Array, high: Array, low: Array, sign: Array
 ) -> None:
     """|F1 - F2| and the sign of F1 - F2 for every element."""

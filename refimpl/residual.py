@@ -66,7 +66,7 @@ def compute_residual_mse(
     return _value(arrays, reduction)
 
 
-def compute_residual_mse_gradient(  # noqa: PLR0917 - the loss's own arguments, and the cotangent
+def compute_residual_mse_gradient(
     y_r1: ArrayLike,
     mu_tech_r1: ArrayLike,
     y_r2: ArrayLike,

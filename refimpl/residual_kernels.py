@@ -17,9 +17,7 @@ from refimpl.exact_sum import (
 
 
 @kernel
-def _all_finite(  # noqa: PLR0917 - kernels take their arguments by position
-    y1: float, mu1: float, y2: float, mu2: float, s: float, weight: float
-) -> bool:
+def _all_finite(y1: float, mu1: float, y2: float, mu2: float, s: float, weight: float) -> bool:
     return (
         math.isfinite(y1)
         and math.isfinite(mu1)
@@ -31,7 +29,7 @@ def _all_finite(  # noqa: PLR0917 - kernels take their arguments by position
 
 
 @kernel
-def _add_residual(  # noqa: PLR0917 - as above
+def _add_residual(
     limbs: IntArray, y1: float, mu1: float, y2: float, mu2: float, s: float, a: float, b: float, n: int
 ) -> None:
     """Add e a b 2^n exactly: (d1 - s d2) a b 2^n with the exact differences d1 and d2."""
@@ -61,7 +59,7 @@ def residuals(
 
 
 @kernel
-def gradient_elements(  # noqa: PLR0917 - as above
+def gradient_elements(
     y1: FloatArray,
     mu1: FloatArray,
     y2: FloatArray,
@@ -85,7 +83,7 @@ def gradient_elements(  # noqa: PLR0917 - as above
 
 
 @kernel
-def gradient_sums(  # noqa: PLR0917 - as above
+def gradient_sums(
     y1: FloatArray,
     mu1: FloatArray,
     y2: FloatArray,

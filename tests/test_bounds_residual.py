@@ -36,9 +36,7 @@ def batches(dtype, seed):
             yield y1, mu1, y2, mu2, s
 
 
-def direct(  # noqa: PLR0917 - the arguments of the loss
-    y1, mu1, y2, mu2, s, accumulate
-):
+def direct(y1, mu1, y2, mu2, s, accumulate):
     """Residuals and sums as anybody would write them: e, [sums of e² in several orders], [sums of g_s]."""
     d2 = y2 - mu2
     e = (y1 - mu1) - s * d2

@@ -248,9 +248,7 @@ def test_agreement_with_scipy():
         (1.0, math.inf, math.inf, math.nan, math.nan, math.nan),
     ],
 )
-def test_edges(  # noqa: PLR0917 - one row of the table
-    y, mu, r, F, slope_mu, slope_r
-):
+def test_edges(y, mu, r, F, slope_mu, slope_r):
     got = negative_binomial_partials(y, mu, r)
     wanted = (F, 1.0 - F, slope_mu, slope_r)
     np.testing.assert_array_equal([got[0], got[1], got[3], got[4]], wanted)

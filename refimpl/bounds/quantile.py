@@ -118,7 +118,7 @@ def _bounds(
     return value, gradients
 
 
-def _slope(  # noqa: PLR0917 - one row of the table with all that bears on it
+def _slope(
     part: Rows,
     row: int,
     sign: Array,

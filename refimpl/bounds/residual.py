@@ -17,7 +17,7 @@ Pair: TypeAlias = tuple[Magnitude, Magnitude]  # (size of the exact number, erro
 _LARGEST = float(np.finfo(np.float64).max)
 
 
-def compute_residual_mse(  # noqa: PLR0917 - the loss's own arguments, and the precision
+def compute_residual_mse(
     y_r1: ArrayLike,
     mu_tech_r1: ArrayLike,
     y_r2: ArrayLike,

@@ -46,7 +46,7 @@ def _gradient_op(
 
 
 @torch.library.custom_op("proven_losses::concordance_curvature", mutates_args=())
-def _curvature_op(  # noqa: PLR0917 - an operator's tensors must be positional
+def _curvature_op(
     ux: Tensor,
     uy: Tensor,
     cotangent: Tensor,
@@ -127,7 +127,7 @@ class _Gradient(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(  # noqa: PLR0917 - torch.compile wants as many parameters as `apply` gets
+    def forward(
         cotangent: Tensor,
         x: Tensor,
         y: Tensor,
@@ -154,7 +154,7 @@ class _Curvature(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(  # noqa: PLR0917 - as above
+    def forward(
         ux: Tensor,
         uy: Tensor,
         cotangent: Tensor,
