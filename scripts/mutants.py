@@ -1,7 +1,7 @@
 """Break `torchimpl` on purpose, one small change at a time, and count what the verification engine notices.
 
 Every mutant is the whole package loaded afresh under another name with one node of a module changed,
-given to `refimpl.conformance.verify` as somebody's implementation. A survivor is a change that no check saw: a
+given to `refimpl.conformance.verify` as somebody's implementation. A survivor is a change no check saw: a
 better check is missing, or the change is equivalent and deserves to be simplified away.
 
     python scripts/mutants.py                      # a sample over all modules
