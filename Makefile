@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export HYPOTHESIS_PROFILE := $(PROFILE)
+# numba does not notice a changed kernel in another module: compiled code is kept by the sources' checksum
+export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell cat refimpl/*.py | cksum | cut -d" " -f1)
 
 .PHONY: help setup verify test bench lint format mutants docs data clean
 
