@@ -39,7 +39,8 @@ class Coefficients:
         )
         # an integer B ends the fraction at m = B: beyond, the numerators are 0
         self.floor = torch.where(upper, 0.0, -torch.inf)
-        slope = p.y * (p.room / p.s)  # dx/dr = -dy/dr
+        # all derivatives are over p.scale: where it is not 1, everything is proportional to this one
+        slope = p.y * (p.room / p.s) * p.scale  # dx/dr = -dy/dr
         self.distance, self.d_distance = (p.x * p.diff).abs(), p.diff.abs() * slope
         self.d_X = (2.0 * self.is_upper - 1.0) * slope
         self.d_excess = slope * torch.where(upper, b, mu)
@@ -131,5 +132,6 @@ def fraction(b: Tensor, mu: Tensor, r: Tensor, terms: int) -> Partials:
     quotient = numerator * inverse
     slope = d_first + (d_numerator - quotient * slope) * inverse
     value = quotient.add_(first)
-    tail = p.density / value
-    return assemble(p, tail, tail * (p.score - p.scale * p.bend - p.scale * slope / value))
+    # f0 last: it is what may be subnormal
+    log_slope = p.score - p.scale * p.bend - slope / value
+    return assemble(p, p.density / value, p.density * (log_slope / value))

@@ -87,17 +87,23 @@ def room_for_sums(*addends: Tensor) -> Tensor:
 def prefactor(b: Tensor, mu: Tensor, r: Tensor) -> Prefactor:
     """f0 in Loader's deviance form: exp(-D + Stirling errors), D a sum of two non-negative terms."""
     room = room_for_sums(b, mu, r)
-    room_r, room_mu, room_b = room * r, room * mu, room * b
-    s, c = room_r + room_mu, room_r + room_b
+    room_r, room_mu = room * r, room * mu
+    s = room_r + room_mu
+    # a count this far above r + mu leaves f0 near exp(-b x)
+    beyond = (b > s * 1e307) & (room * b / s * r > 1e4)
+    b = torch.minimum(b, s * 1e307)
+    room_b = room * b
+    c = room_r + room_b
     x, y = room_r / s, room_mu / s
     diff = mu - b
     shift = -room * diff / s
     c_over_s, log_mu = c / s, torch.log(mu)
     bend = phi1(shift, c_over_s)
-    # 1 + z = (c/s)(mu/b) may be too small for a number, its logarithm is not
-    z = x * (diff / b)
+    # 1 + z = (c/s)(mu/b) = y (c/b) may be too small for a number, its logarithm is not
+    z, mu_over_b, apart = x * (diff / b), mu / b, c_over_s > 1e290
+    near = phi1(z, torch.where(apart, y * (c / room_b), c_over_s * mu_over_b))
     far = z - (torch.log(c_over_s) + log_mu - torch.log(b))
-    deviance = r * bend + b * torch.where(mu > 1e-290 * b, phi1(z, c_over_s * (mu / b)), far)
+    deviance = r * bend + b * torch.where(apart | (mu_over_b > 1e-300), near, far)
     small = r < 1.0
     # Gamma(r) = Gamma(1+r)/r below 1, where Stirling's formula fails
     raised = r + small
@@ -108,6 +114,7 @@ def prefactor(b: Tensor, mu: Tensor, r: Tensor) -> Prefactor:
     )
     exponent = torch.where(small, exponent + (1.0 - r * log_ratio), exponent)
     size = INVERSE_SQRT_2PI * (room_b / c).sqrt_() * torch.where(small, raised.rsqrt(), r.sqrt())
+    exponent = torch.where(beyond, -torch.inf, exponent)
     density = size * torch.exp(exponent)
     scale = r.clamp(max=1.0)
     # f0/mu where f0 itself underflows
@@ -190,7 +197,7 @@ def series(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
     from_b = log1p_grown - r * v_b * v_c * stirling_b
     from_1 = 0.5 * torch.log1p(r) - r * v_1 * stirling_1
     log_cx = torch.log(c * x / room)
-    far = torch.log(c / s) + torch.log(r)
+    far = torch.log(c) - torch.log(s) + torch.log(r)
     log_cx = torch.where(x > 1e-290, log_cx, far) - torch.log1p(r)
     scaled = r * total
     log_cdf = r * log_cx + from_b - from_1 + torch.log1p(scaled)
@@ -245,7 +252,7 @@ def quadrature(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
     t = end * nodes
     growth, v, k = bending(sign * t)
     integrand = torch.exp(-(distance * t) - p.c * (k / p.room))
-    tail = p.density * end * (weights @ integrand)
+    total = end * (weights @ integrand)
     # the score at the m reached by t: phi1((b-m)/(r+m)), through K where it is not small
     move = p.room * mu * torch.where(upper == swap, growth, -growth / (1.0 + growth))
     z = -(p.room * p.diff + move) / (p.s + move)
@@ -254,4 +261,6 @@ def quadrature(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
     small = z * w - 2.0 * (w * square) * horner(ATANH_NEAR, square.clamp(max=0.0625))
     large = z - ((p.shift - p.bend) - (k + torch.where(upper, p.y, -p.y) * t))
     bend = torch.where(square <= 0.0625, small, large)
-    return assemble(p, tail, p.score * tail - p.density * end * (weights @ (integrand * bend)))
+    # f0 last: it is what may be subnormal
+    slope = p.score * total - end * (weights @ (integrand * bend))
+    return assemble(p, p.density * total, p.density * slope)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from torchimpl.kernels.negative_binomial import LARGEST, evaluate
+from torchimpl.kernels.negative_binomial import LARGEST, evaluate, linear_growth
 from torchimpl.kernels.negative_binomial_regions import prefactor, zero_exponent
 
 # Step of the difference in log r. G = d log T/d log r moves by O(1) over O(1) in log r, so this step leaves a
@@ -24,6 +24,8 @@ def second_partials(y: Tensor, mu: Tensor, r: Tensor, *, dense: bool) -> tuple[T
     difference. Logarithms keep it accurate far out in the tails, where T changes by orders of magnitude.
     """
     k = y.floor()
+    growth = linear_growth(mu, r)
+    mu, r = mu * growth, r * growth
     partials = evaluate(y, mu, r, dense=dense)
     special = ~((mu > 0.0) & (mu < torch.inf) & (r > 0.0) & (k >= 0.0) & (k < torch.inf))
     invalid = partials.cdf.isnan()
@@ -32,8 +34,9 @@ def second_partials(y: Tensor, mu: Tensor, r: Tensor, *, dense: bool) -> tuple[T
     b = safe_k + 1.0
 
     p = prefactor(b, safe_mu, safe_r)
-    d_mu_mu = partials.d_mu * (p.x * ((safe_k - safe_mu) / safe_mu) - p.room / p.s)
-    slope_at_zero = p.y / safe_r - zero_exponent(safe_mu, safe_r)[1]
+    d_mu_mu = partials.d_mu * (p.x * (safe_k - safe_mu) / safe_mu - p.room / p.s)
+    _, bend_at_zero = zero_exponent(safe_mu, safe_r)
+    slope_at_zero = p.y / safe_r - bend_at_zero
     d_mu_r = partials.d_mu * torch.where(safe_k == 0.0, slope_at_zero, p.score / p.scale - p.bend)
 
     upper = safe_mu >= b
@@ -45,6 +48,9 @@ def second_partials(y: Tensor, mu: Tensor, r: Tensor, *, dense: bool) -> tuple[T
     change = outer / (12.0 * STEP) + slope * (slope - 1.0)
     d_r_r = torch.where(tail > 0.0, tail / safe_r * change / safe_r, 0.0)
     d_r_r = torch.where(upper, d_r_r, -d_r_r)
+    d_r_r = torch.where(
+        safe_k == 0.0, partials.cdf * (bend_at_zero * bend_at_zero + p.y / safe_r * p.y), d_r_r
+    )
 
     # mu = 0: dF/dmu = -1 + (r+1)/r mu - ... at k = 0, and -(r+1)/r mu + ... at k = 1
     sign = (k == 0.0).to(mu.dtype) - (k == 1.0).to(mu.dtype)
@@ -53,9 +59,9 @@ def second_partials(y: Tensor, mu: Tensor, r: Tensor, *, dense: bool) -> tuple[T
     flat = torch.where(invalid, torch.nan, 0.0)
     no_slope = special | (r == torch.inf)
     return (
-        torch.where(special, edge, _quiet(partials.d_mu, d_mu_mu)),
-        torch.where(no_slope, flat, _quiet(partials.d_mu, d_mu_r)),
-        torch.where(no_slope, flat, d_r_r),
+        torch.where(special, edge, _quiet(partials.d_mu, d_mu_mu)) * growth,
+        torch.where(no_slope, flat, _quiet(partials.d_mu, d_mu_r)) * growth,
+        torch.where(no_slope, flat, d_r_r) * growth,
     )
 
 
@@ -70,5 +76,7 @@ def _tail_and_log_slope(
     """The tail that is small (F where mu >= b) and d log tail/d log r."""
     found = evaluate(k, mu, r, dense=dense)
     tail = torch.where(upper, found.cdf, found.sf)
-    slope = torch.where(upper, found.d_r, -found.d_r) * (r / tail)
-    return tail, torch.where(tail > 0.0, slope, 0.0)
+    d_r = torch.where(upper, found.d_r, -found.d_r)
+    # the tail is of the order of r or below it, d_r of the order of tail/r
+    slope = torch.where(r < 1e-290, d_r * (r / tail), (d_r / tail) * r)
+    return tail, torch.where(found.d_r == 0.0, 0.0, slope)
