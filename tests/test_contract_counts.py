@@ -125,8 +125,8 @@ def test_compute_numeric_cdf_reads_the_parameters_of_torch_distributions():
     dist = torch.distributions.NegativeBinomial(total, probs=probs)
     # torch's probs is the probability of the counted event: the mean is 2.5 * 0.4 / 0.6
     mu = total * probs / (1 - probs)
-    error = losses.compute_numeric_cdf(dist, k) - torch.tensor(
-        [float(nb_cdf(i, mu[0].item(), 2.5)) for i in k]
+    error = losses.compute_numeric_cdf(dist, k) - tensor(
+        [float(nb_cdf(i, mu[0].item(), 2.5)) for i in k], dtype=F64
     )
     # forming the mean costs three roundings more, each of condition |mu dF/dmu| <= 1
     assert (error.abs().numpy() <= bounds.negative_binomial_cdf(k, mu, total, U).value + 4 * 2.0**-53).all()

@@ -209,7 +209,7 @@ _SPECS = (
         "pearson",
         "(preds, targets, eps=eps)",
         ("preds", "targets"),
-        {"eps": (1e-8, 0.0)},
+        {"eps": (1e-8, 0.0, 2.5, 1e3)},
     ),
     LossSpec(
         "quantile_absolute_loss",
