@@ -33,6 +33,13 @@ def log_minus_digamma(v: mp.mpf) -> mp.mpf:
     return (mp.log(1 / v) - mp.digamma(1 / v) - v / 2) / v**2
 
 
+def trigamma_excess(v: mp.mpf) -> mp.mpf:
+    """(trigamma(z) - v - v²/2) / v³ at z = 1/v."""
+    if v < mp.mpf("1e-9"):
+        return mp.mpf(1) / 6 - v**2 / 30
+    return (mp.psi(1, 1 / v) - v - v**2 / 2) / v**3
+
+
 def atanh_tail(t: mp.mpf) -> mp.mpf:
     """Σ_j t^j / (2j+3) = (atanh(w)/w - 1) / w² at t = w²."""
     if t < mp.mpf("1e-9"):
@@ -97,6 +104,7 @@ def legendre_rule(count: int) -> tuple[list[mp.mpf], list[mp.mpf]]:
 FITS: tuple[tuple[str, str, Function, int, float, float, str], ...] = (
     ("STIRLING", "z · (Stirling error of lgamma(z)) in v = 1/z", stirling, 25, 0, 1, "6e-19"),
     ("LOG_MINUS_DIGAMMA", "(log z - digamma(z) - v/2)/v² in v = 1/z", log_minus_digamma, 21, 0, 1, "6e-16"),
+    ("TRIGAMMA_EXCESS", "(trigamma(z) - v - v²/2)/v³ in v = 1/z", trigamma_excess, 22, 0, 1, "2e-15"),
     ("ATANH_NEAR", "(atanh(w)/w - 1)/w² in w²", atanh_tail, 9, 0, 1 / 16, "1e-18"),
     ("ATANH_WIDE", "(atanh(w)/w - 1)/w² in w²", atanh_tail, 13, 0, 1 / 4, "1e-17"),
     ("EXP_TAIL", "(e^t - 1 - t)/t² in t", exp_tail, 16, -1.6, 1.6, "1e-17"),

@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 
 from torchimpl.kernels.negative_binomial import LARGEST, linear_growth
-from torchimpl.kernels.negative_binomial_constants import LOG_MINUS_DIGAMMA, STIRLING
+from torchimpl.kernels.negative_binomial_constants import LOG_MINUS_DIGAMMA, STIRLING, TRIGAMMA_EXCESS
 from torchimpl.kernels.negative_binomial_ops import weigh
 from torchimpl.kernels.negative_binomial_regions import horner, phi1, room_for_sums, zero_exponent
 
 Two = tuple[Tensor, Tensor]
 Three = tuple[Tensor, Tensor, Tensor]
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
-# derivative of v²·LOG_MINUS_DIGAMMA(v) + v/2, over v, minus 1/2: 2Q + vQ'
-TRIGAMMA = tuple((j + 2) * coefficient for j, coefficient in enumerate(LOG_MINUS_DIGAMMA))
 
 
 class Element(NamedTuple):
@@ -101,7 +99,8 @@ def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Two:
 
     # the limit mu -> 0 has s = r
     mean, total = torch.where(e.at_zero, 0.0, e.mu), torch.where(e.at_zero, room_r, s)
-    bend = phi1(room * (e.k - mean) / total, c / total)
+    c_over_s = (c / total).clamp(max=1e300)  # inf - log(inf) would be NaN
+    bend = phi1(room * (e.k - mean) / total, c_over_s)
     small = e.r < 1.0
     raised = e.r + small
     v_r, v_c = raised.reciprocal(), room / c
@@ -112,8 +111,8 @@ def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Two:
     inverse = e.r.reciprocal()
     d_r = bend - torch.where(small, score + inverse, score)
     # r and mu small: (k-mu)/s - 1/r in one fraction, whose two parts would cancel at k = 1
-    merged = ((e.k - 1.0) / total - (mean / total) * (1.0 + inverse)) * room
-    rest = torch.log(c / total) + torch.log(growth) + score
+    merged = ((e.k - 1.0) * e.r - mean * (1.0 + e.r)) * (room / total) * inverse
+    rest = torch.log(c_over_s) + torch.log(growth) + score
     d_r = torch.where(small & (mean < 0.5), merged * growth - rest, d_r)
     d_r = torch.where(e.k == 0.0, torch.where(e.at_zero, 0.0, of_zero), d_r)
     # k = 1 at mu = 0: 1/r - 1/r
@@ -131,12 +130,14 @@ def log_pmf_curvatures(y: Tensor, mu: Tensor, r: Tensor) -> Three:
     In r: g(r) - g(c) - (k-mu)²/(s² c) with g(z) = trigamma(z) - 1/z.
     """
     e = prepare(y, mu, r)
-    k, s = e.k, e.r + e.mu
-    c = e.r + k
+    k, s = e.k, (e.r + e.mu).clamp(max=LARGEST)
+    c = (e.r + k).clamp(max=LARGEST)
     growth = torch.where(k == 0.0, 1.0, e.growth)
     twice = growth * growth
     x = e.r / s
-    d_mu_mu = (x / s) * ((k / e.mu) * ((e.r + 2.0 * e.mu) / e.mu) - 1.0) * twice
+    from_k = torch.where(k == 0.0, 0.0, (k / e.mu) * (e.r / e.mu + 2.0))
+    slowness = x / s
+    d_mu_mu = torch.where(slowness == 0.0, 0.0, slowness * (from_k - 1.0)) * twice
     d_mu_mu = torch.where(e.at_zero, torch.where(k == 0.0, -e.r.reciprocal(), torch.inf), d_mu_mu)
     mean, total = torch.where(e.at_zero, 0.0, e.mu), torch.where(e.at_zero, e.r, s)
     gap = (mean - k) / total
@@ -145,7 +146,7 @@ def log_pmf_curvatures(y: Tensor, mu: Tensor, r: Tensor) -> Three:
     raised = e.r + small
     v_r, v_c = raised.reciprocal(), c.reciprocal()
     step = (k - small.to(k.dtype)) * v_r * v_c
-    cubes = v_r**3 * horner(TRIGAMMA, v_r) - v_c**3 * horner(TRIGAMMA, v_c)
+    cubes = v_r**3 * horner(TRIGAMMA_EXCESS, v_r) - v_c**3 * horner(TRIGAMMA_EXCESS, v_c)
     trigammas = 0.5 * step * (v_r + v_c) + cubes
     trigammas = torch.where(small, trigammas + v_r / e.r / e.r, trigammas)
     d_r_r = (trigammas - gap * gap * v_c) * twice
