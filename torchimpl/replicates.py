@@ -35,7 +35,8 @@ def concordance_loss_nce_wrapper(
 ) -> Tensor:
     """`concordance_loss_nce` of the residuals reads - mu of both replicates.
 
-    The residuals are formed and used in float64; only the loss is rounded to the inputs' dtype.
+    The residuals are formed and used in float64; only the loss is rounded to the inputs' dtype. A residual of
+    float64 inputs beyond the largest float64 saturates.
 
     Args:
         model_outputs: {'r1': {'mu'}, 'r2': {'mu'}}, each (B,) or (B, 1).

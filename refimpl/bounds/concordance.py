@@ -121,6 +121,9 @@ def concordance_loss_nce_wrapper(
 ) -> Bound:
     """Bound of `concordance_loss_nce_wrapper`; its gradient is nested like the oracle's.
 
+    The residuals are rounded once to the working format. Where one does not fit into it the bound is infinite:
+    the loss of a saturated residual is finite, and nothing more is promised of it.
+
     Args:
         model_outputs: as for the loss.
         batch: as for the loss.
@@ -156,6 +159,8 @@ def concordance_loss_nce_wrapper(
     tau, eps = float(options.get("tau", 0.1)), float(options.get("eps", 1e-8))
     reduction = options.get("reduction", "mean")
     value, errors = _bound(_Points(*sides, *moved), tau, eps, reduction, precision)
+    if any(bool(np.any(np.abs(side) > precision.work_max)) for side in sides):
+        value, errors = value + np.inf, (errors[0] + np.inf, errors[1] + np.inf)
     first, second = (side.astype(np.float64) for side in sides)
     sizes = concordance_loss_nce_gradient(first, second, tau, eps=eps, reduction=reduction)
     gradient: dict[str, dict[str, Array]] = {}
