@@ -104,7 +104,7 @@ def legendre_rule(count: int) -> tuple[list[mp.mpf], list[mp.mpf]]:
 FITS: tuple[tuple[str, str, Function, int, float, float, str], ...] = (
     ("STIRLING", "z · (Stirling error of lgamma(z)) in v = 1/z", stirling, 25, 0, 1, "6e-19"),
     ("LOG_MINUS_DIGAMMA", "(log z - digamma(z) - v/2)/v² in v = 1/z", log_minus_digamma, 21, 0, 1, "6e-16"),
-    ("TRIGAMMA_EXCESS", "(trigamma(z) - v - v²/2)/v³ in v = 1/z", trigamma_excess, 22, 0, 1, "2e-15"),
+    ("TRIGAMMA_EXCESS", "(trigamma(z) - v - v²/2)/v³ in v = 1/z", trigamma_excess, 22, 0, 1, "3e-15"),
     ("ATANH_NEAR", "(atanh(w)/w - 1)/w² in w²", atanh_tail, 9, 0, 1 / 16, "1e-18"),
     ("ATANH_WIDE", "(atanh(w)/w - 1)/w² in w²", atanh_tail, 13, 0, 1 / 4, "1e-17"),
     ("EXP_TAIL", "(e^t - 1 - t)/t² in t", exp_tail, 16, -1.6, 1.6, "1e-17"),
