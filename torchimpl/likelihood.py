@@ -48,15 +48,20 @@ def negative_binomial_nll(
         [0.25, 0.25]
     """
     reduction = checks.reduction(reduction, REDUCTIONS)
+    elements, finite = _elements(y, mu, r, validate=validate)
+    return _reduced(elements, finite, reduction, (mu, r))
+
+
+def _elements(y: Tensor, mu: Tensor, r: Tensor, *, validate: bool) -> tuple[Tensor, Tensor]:
+    """-log pmf of every element in float64, and whether its count and mean are finite."""
     counts, mean, dispersion = checked(y, mu, r, validate=validate)
-    elements = NegativeLogPMF.apply(counts.detach(), mean, dispersion)
-    return reduce(
-        elements,
-        reduction,
-        checks.result_dtype(mu, r),
-        torch.isfinite(counts.detach()) & torch.isfinite(mean.detach()),
-        element_dtype=checks.elementwise_dtype(mu, r),
-    )
+    elements: Tensor = NegativeLogPMF.apply(counts.detach(), mean, dispersion)
+    return elements, torch.isfinite(counts.detach()) & torch.isfinite(mean.detach())
+
+
+def _reduced(elements: Tensor, finite: Tensor, reduction: str, parameters: tuple[Tensor, ...]) -> Tensor:
+    dtype, element_dtype = checks.result_dtype(*parameters), checks.elementwise_dtype(*parameters)
+    return reduce(elements, reduction, dtype, finite, element_dtype=element_dtype)
 
 
 @options_checked
@@ -72,7 +77,7 @@ def nll_loss(
     Args:
         model_outputs: {"mu", "r"}, or {"r1": {"mu", "r"}, "r2": {"mu", "r"}}; of shape (B,), (B, 1) or 0-dim.
         batch: {"reads"}, or {"r1": {"reads"}, "r2": {"reads"}}.
-        reduction: "mean", "sum" or "none" of each replicate; two replicates are then averaged.
+        reduction: "mean", "sum" or "none" of the elements, which are averaged over two replicates first.
         validate: raise for invalid elements instead of returning NaN (waits for the device).
 
     Returns:
@@ -95,12 +100,14 @@ def nll_loss(
         aligned(model_outputs, batch, replicate, ("mu", "r"))
         for replicate in (("r1", "r2") if paired else (None,))
     ]
-    values = [negative_binomial_nll(*one, reduction=reduction, validate=validate) for one in replicates]
-    if not paired:
-        return values[0]
-    checks.same_shape("the loss of r1", values[0], "that of r2", values[1])
-    # halves first: the sum of two saturated values would overflow
-    return 0.5 * values[0] + 0.5 * values[1]
+    checks.same_shape("batch['r1']['reads']", replicates[0][0], "batch['r2']['reads']", replicates[-1][0])
+    parameters = tuple(parameter for _, *both in replicates for parameter in both)
+    elements, finite = _elements(*replicates[0], validate=validate)
+    if paired:
+        others, others_finite = _elements(*replicates[1], validate=validate)
+        # averaged before anything is rounded or saturated; halves first, which cannot overflow
+        elements, finite = 0.5 * elements + 0.5 * others, finite & others_finite
+    return _reduced(elements, finite, reduction, parameters)
 
 
 class NLLLoss(nn.Module):

@@ -121,8 +121,8 @@ def concordance_loss_nce_wrapper(
 ) -> Bound:
     """Bound of `concordance_loss_nce_wrapper`; its gradient is nested like the oracle's.
 
-    The residuals are rounded once to the working format. Where one does not fit into it the bound is infinite:
-    the loss of a saturated residual is finite, and nothing more is promised of it.
+    The residuals are rounded once to the working format. Where one does not fit into it the bound is
+    infinite: the loss of a saturated residual is finite, and nothing more is promised of it.
 
     Args:
         model_outputs: as for the loss.
