@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchimpl.kernels.negative_binomial import LARGEST, linear_growth
 from torchimpl.kernels.negative_binomial_constants import LOG_MINUS_DIGAMMA, STIRLING, TRIGAMMA_EXCESS
-from torchimpl.kernels.negative_binomial_ops import weigh
+from torchimpl.kernels.negative_binomial_ops import batched, weigh
 from torchimpl.kernels.negative_binomial_regions import horner, phi1, room_for_sums, zero_exponent
 
 Two = tuple[Tensor, Tensor]
@@ -161,6 +161,45 @@ def log_pmf_curvatures(y: Tensor, mu: Tensor, r: Tensor) -> Three:
     )
 
 
+# operators: torch.compile(dynamic=True) cannot lift the float constants of this module out of a Function's body
+@torch.library.custom_op("proven_losses::negative_binomial_log_pmf", mutates_args=())
+def value_operator(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
+    """`log_pmf_value`."""
+    return log_pmf_value(y, mu, r)
+
+
+@torch.library.custom_op("proven_losses::negative_binomial_log_pmf_slopes", mutates_args=())
+def slopes_operator(y: Tensor, mu: Tensor, r: Tensor) -> Two:
+    """`log_pmf_slopes`."""
+    return log_pmf_slopes(y, mu, r)
+
+
+@torch.library.custom_op("proven_losses::negative_binomial_log_pmf_curvatures", mutates_args=())
+def curvatures_operator(y: Tensor, mu: Tensor, r: Tensor) -> Three:
+    """`log_pmf_curvatures`."""
+    return log_pmf_curvatures(y, mu, r)
+
+
+@value_operator.register_fake
+def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Tensor:
+    return torch.empty_like(mu)
+
+
+@slopes_operator.register_fake
+def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Two:
+    return torch.empty_like(mu), torch.empty_like(mu)
+
+
+@curvatures_operator.register_fake
+def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Three:
+    return torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu)
+
+
+value_operator.register_vmap(batched(value_operator, 1))
+slopes_operator.register_vmap(batched(slopes_operator, 2))
+curvatures_operator.register_vmap(batched(curvatures_operator, 3))
+
+
 class NegativeLogPMF(torch.autograd.Function):
     """(y, mu, r) -> -log pmf, differentiable twice in mu and r."""
 
@@ -169,7 +208,8 @@ class NegativeLogPMF(torch.autograd.Function):
     @staticmethod
     def forward(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
         """The value."""
-        return log_pmf_value(y, mu, r)
+        value: Tensor = value_operator(y, mu, r)
+        return value
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Three, _output: Tensor) -> None:
@@ -191,7 +231,8 @@ class NegativeLogPMFSlopes(torch.autograd.Function):
     @staticmethod
     def forward(y: Tensor, mu: Tensor, r: Tensor) -> Two:
         """The slopes."""
-        return log_pmf_slopes(y, mu, r)
+        slopes: Two = slopes_operator(y, mu, r)
+        return slopes
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Three, _output: Two) -> None:
@@ -202,5 +243,5 @@ class NegativeLogPMFSlopes(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """Cotangents times curvatures."""
         on_mu, on_r = cotangents
-        d_mu_mu, d_mu_r, d_r_r = log_pmf_curvatures(*ctx.saved_tensors)
+        d_mu_mu, d_mu_r, d_r_r = curvatures_operator(*ctx.saved_tensors)
         return None, weigh((on_mu, d_mu_mu), (on_r, d_mu_r)), weigh((on_mu, d_mu_r), (on_r, d_r_r))

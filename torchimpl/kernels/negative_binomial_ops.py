@@ -42,7 +42,7 @@ def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Three:
     return torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu)
 
 
-def _batched(operator: Callable[..., tuple[Tensor, ...]], results: int) -> Callable[..., Any]:
+def batched(operator: Callable[..., Any], results: int) -> Callable[..., Any]:
     """The vmap rule of an elementwise operator: batch dimensions first, then one call."""
 
     def rule(info: Any, dims: tuple[int | None, ...], *arguments: Tensor) -> Any:
@@ -50,13 +50,13 @@ def _batched(operator: Callable[..., tuple[Tensor, ...]], results: int) -> Calla
             argument.expand(info.batch_size, *argument.shape) if dim is None else argument.movedim(dim, 0)
             for argument, dim in zip(arguments, dims, strict=True)
         ]
-        return operator(*moved), (0,) * results
+        return operator(*moved), 0 if results == 1 else (0,) * results
 
     return rule
 
 
-cdf_operator.register_vmap(_batched(cdf_operator, 4))
-second_operator.register_vmap(_batched(second_operator, 3))
+cdf_operator.register_vmap(batched(cdf_operator, 4))
+second_operator.register_vmap(batched(second_operator, 3))
 
 
 def weigh(*pairs: tuple[Tensor | None, Tensor]) -> Tensor | None:

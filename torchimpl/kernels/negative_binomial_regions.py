@@ -175,10 +175,8 @@ def zero_count(_b: Tensor, mu: Tensor, r: Tensor) -> Partials:
 
 def series(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
     """Small r and small k·x: alternating series in the log domain; S keeps its digits however small r is."""
-    room = room_for_sums(b, mu)
-    room_r = room * r
-    s, c = room_r + room * mu, room_r + room * b
-    x, y = room_r / s, room * mu / s
+    s, c = r + mu, r + b
+    x, y = r / s, mu / s
     power, total, slope = torch.ones_like(r), torch.zeros_like(r), torch.zeros_like(r)
     for n in range(1, SERIES_TERMS + 1):
         power = power * ((n - b) * x * (1.0 / n))
@@ -186,7 +184,7 @@ def series(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
         term = power * inverse
         total += term
         slope.addcmul_(term, torch.addcmul(y * n, r, inverse, value=-1.0))
-    v_b, v_c, v_1 = b.reciprocal(), room / c, (1.0 + r).reciprocal()
+    v_b, v_c, v_1 = b.reciprocal(), c.reciprocal(), (1.0 + r).reciprocal()
     # log of Gamma(r+b)/(Gamma(b) Gamma(1+r)) x^r: differences of Stirling's formula, proportional to r
     stirling_b = _stirling_difference(v_c, v_b)
     stirling_1 = _stirling_difference(v_1, torch.ones_like(v_1))
@@ -196,7 +194,7 @@ def series(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
     )
     from_b = log1p_grown - r * v_b * v_c * stirling_b
     from_1 = 0.5 * torch.log1p(r) - r * v_1 * stirling_1
-    log_cx = torch.log(c * x / room)
+    log_cx = torch.log(c * x)
     far = torch.log(c) - torch.log(s) + torch.log(r)
     log_cx = torch.where(x > 1e-290, log_cx, far) - torch.log1p(r)
     scaled = r * total
