@@ -161,7 +161,7 @@ def log_pmf_curvatures(y: Tensor, mu: Tensor, r: Tensor) -> Three:
     )
 
 
-# operators: torch.compile(dynamic=True) cannot lift the float constants of this module out of a Function's body
+# operators, because torch.compile(dynamic=True) cannot lift float constants out of a Function's body
 @torch.library.custom_op("proven_losses::negative_binomial_log_pmf", mutates_args=())
 def value_operator(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
     """`log_pmf_value`."""
@@ -243,5 +243,26 @@ class NegativeLogPMFSlopes(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """Cotangents times curvatures."""
         on_mu, on_r = cotangents
-        d_mu_mu, d_mu_r, d_r_r = curvatures_operator(*ctx.saved_tensors)
+        d_mu_mu, d_mu_r, d_r_r = NegativeLogPMFCurvatures.apply(*ctx.saved_tensors)
         return None, weigh((on_mu, d_mu_mu), (on_r, d_mu_r)), weigh((on_mu, d_mu_r), (on_r, d_r_r))
+
+
+class NegativeLogPMFCurvatures(torch.autograd.Function):
+    """(y, mu, r) -> the second derivatives of -log pmf; where differentiation ends."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Three:
+        """All three."""
+        curvatures: Three = curvatures_operator(y, mu, r)
+        return curvatures
+
+    @staticmethod
+    def setup_context(_ctx: Any, _inputs: Three, _output: Three) -> None:
+        """Nothing to keep."""
+
+    @staticmethod
+    def backward(_ctx: Any, *_cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Refuse."""
+        raise NotImplementedError("the likelihood has first and second derivatives, no third ones")
