@@ -2,7 +2,22 @@
 
 import sys
 
-from refimpl.conformance.cli import main
+_EXTRA = {"hypothesis", "rich"}
+
+
+def _run() -> int:
+    try:
+        from refimpl.conformance.cli import main  # noqa: PLC0415 - the oracles alone do not need the extra
+    except ModuleNotFoundError as missing:
+        if missing.name not in _EXTRA:
+            raise
+        print(  # noqa: T201 - the one line of a refusal
+            f"python -m refimpl verify needs {missing.name}: pip install 'proven-losses[verify]'",
+            file=sys.stderr,
+        )
+        return 2
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_run())
