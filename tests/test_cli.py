@@ -159,7 +159,8 @@ def test_the_oracles_need_neither_torch_nor_hypothesis():
 
 @pytest.mark.parametrize("package", ["rich", "hypothesis"])
 def test_without_the_extra_the_command_says_what_to_install(package):
-    code = f"import sys, runpy; sys.modules['{package}'] = None; runpy.run_module('refimpl', run_name='__main__')"
+    hidden = f"import sys, runpy; sys.modules['{package}'] = None"
+    code = f"{hidden}; runpy.run_module('refimpl', run_name='__main__')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert run.stderr == f"python -m refimpl verify needs {package}: pip install 'proven-losses[verify]'\n"
