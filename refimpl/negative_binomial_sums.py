@@ -20,19 +20,26 @@ from typing import TypeAlias
 
 from refimpl.arithmetic import kernel
 from refimpl.negative_binomial_terms import (
+    excess_at_zero,
+    excess_step,
     gap_above,
     gap_below,
     log_mass_at_zero,
     log_width,
     mass_ratio,
     mode_of,
+    nearly_poisson,
     odds,
     score_at_zero,
+    score_of_excess,
+    score_of_few,
     score_step,
     slope_in_mu,
+    slope_of_excess,
     sum_of_parameters,
     tail_vanishes,
     terms_from_mode,
+    upper_mass,
 )
 from refimpl.scaled import (
     Scaled,
@@ -69,14 +76,15 @@ def sum_from_zero(k: float, mu: float, r: float, max_terms: int) -> Sums:
     q, total = odds(mu, r), nothing
     if not math.isinf(r):
         total = sum_of_parameters(mu, r)
-    log_zero, score = log_mass_at_zero(mu, r), score_at_zero(mu, r)
+    near = nearly_poisson(k, mu, r)
+    log_zero, score = log_mass_at_zero(mu, r), excess_at_zero(mu, r) if near else score_at_zero(mu, r)
     zero = sc_exp(log_zero)
     mass, above_zero, pull = sc(1.0), nothing, nothing  # relative to p_0, and without p_0
     first_score = score
     j = 0.0
     while j < k:
         mass = sc_mul(mass, mass_ratio(j, r, q))
-        score = sc_add(score, score_step(j, mu, r, total))
+        score = sc_add(score, excess_step(j, mu, r) if near else score_step(j, mu, r, total))
         above_zero = sc_add(above_zero, mass)
         pull = sc_add(pull, sc_mul(mass, score))
         j += 1.0
@@ -84,6 +92,10 @@ def sum_from_zero(k: float, mu: float, r: float, max_terms: int) -> Sums:
     slope_r = sc_mul(zero, sc_add(first_score, pull))
     mass_k = sc_mul(zero, mass)
     slope_mu = slope_in_mu(mass_k, k, mu, r)
+    if near:
+        lost = sc_sub(cumulative, upper_mass(k, r, mass_k))
+        slope_r = slope_of_excess(slope_r, lost, k, mu, r, mass_k)
+        score = score_of_excess(score, k, mu, r)
     from_one = sc_one_minus_exp(log_zero)
     subtracted = sc_mul(zero, above_zero)
     survival = sc_sub(from_one, subtracted)
@@ -132,6 +144,7 @@ def sum_from_mode(k: float, mu: float, r: float, max_terms: int) -> Sums:
         total = sum_of_parameters(mu, r)
     low, high, low_pull, high_pull, mass_k, score_k = nothing, nothing, nothing, nothing, nothing, nothing
     mass, score = sc(1.0), nothing
+    near = nearly_poisson(k, mu, r)
     j = mode
     terms = 0
     while True:  # the mode and upwards
@@ -149,13 +162,13 @@ def sum_from_mode(k: float, mu: float, r: float, max_terms: int) -> Sums:
         if terms > max_terms:
             return nothing, nothing, nothing, nothing, nothing, nothing, -1
         mass = sc_mul(mass, mass_ratio(j, r, q))
-        score = sc_add(score, score_step(j, mu, r, total))
+        score = sc_add(score, excess_step(j, mu, r) if near else score_step(j, mu, r, total))
         j += 1.0
     mass, score = sc(1.0), nothing
     j = mode
     while j > 0.0:  # below the mode
         mass = sc_div(mass, mass_ratio(j - 1.0, r, q))
-        score = sc_sub(score, score_step(j - 1.0, mu, r, total))
+        score = sc_sub(score, excess_step(j - 1.0, mu, r) if near else score_step(j - 1.0, mu, r, total))
         j -= 1.0
         pull = sc_mul(mass, score)
         if j <= k:
@@ -175,6 +188,10 @@ def sum_from_mode(k: float, mu: float, r: float, max_terms: int) -> Sums:
     slope_r = sc_sub(sc_mul(low_pull, high), sc_mul(high_pull, low))
     slope_r = sc_div(sc_div(slope_r, whole), whole)
     score_k = sc_sub(score_k, sc_div(sc_add(low_pull, high_pull), whole))
+    if near:  # over all j, sum of p_j T1_j = mu^2 / (2r): then `lost` is -P in place of F - P
+        slope_r = slope_of_excess(slope_r, sc_neg(upper_mass(k, r, mass_k)), k, mu, r, mass_k)
+        mean_excess = sc_div(sc_mul(sc_mul(sc(0.5), sc(mu)), sc(mu)), sc(r))
+        score_k = score_of_excess(sc_add(score_k, mean_excess), k, mu, r)
     slope_mu = slope_in_mu(mass_k, k, mu, r)
     return sc_div(low, whole), sc_div(high, whole), mass_k, slope_mu, slope_r, score_k, terms
 
@@ -198,7 +215,7 @@ def sums_or_limit(k: float, mu: float, r: float, max_terms: int) -> Sums:
     """`sums`, with tails that underflow whatever they are multiplied by set to 0 without summing them."""
     nothing, one = sc(0.0), sc(1.0)
     margin = log_width(k, mu, r)
-    if k + 1.0 > mu and tail_vanishes(k + 1.0, mu, r, margin):
+    if k > mu and tail_vanishes(k, mu, r, margin):  # from k on: the mass at k vanishes too
         return one, nothing, nothing, nothing, nothing, nothing, 1
     if k < mu and tail_vanishes(k, mu, r, margin):
         return nothing, one, nothing, nothing, nothing, nothing, 1
@@ -217,10 +234,15 @@ def log_mass(k: float, mu: float, r: float, max_terms: int) -> tuple[Scaled, Sca
     q, total = odds(mu, r), sc(0.0)
     if not math.isinf(r):
         total = sum_of_parameters(mu, r)
-    mass, score = sc(1.0), score_at_zero(mu, r)
+    near = nearly_poisson(k, mu, r)
+    mass, score = sc(1.0), excess_at_zero(mu, r) if near else score_at_zero(mu, r)
     j = 0.0
     while j < k:
         mass = sc_mul(mass, mass_ratio(j, r, q))
-        score = sc_add(score, score_step(j, mu, r, total))
+        score = sc_add(score, excess_step(j, mu, r) if near else score_step(j, mu, r, total))
         j += 1.0
+    if near:
+        score = score_of_excess(score, k, mu, r)
+    elif r < 1.0 <= k:
+        score = score_of_few(k, mu, r)
     return sc_add(log_mass_at_zero(mu, r), sc_log(mass)), score, int(k) + 1

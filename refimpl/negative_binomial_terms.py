@@ -70,6 +70,74 @@ def score_step(j: float, mu: float, r: float, total: Scaled) -> Scaled:
 
 
 @kernel
+def nearly_poisson(k: float, mu: float, r: float) -> bool:
+    """Whether r is so large that the scores have to be split into T0 + T1, as `excess_at_zero` does.
+
+    r (r+mu) s_j = T0_j + T1_j, where T0_j = (j - (j-mu)^2) / 2 is the Poisson limit's and T1_j of order 1/r.
+    Sums of p_j T0_j have a closed form, which keeps what T1 adds where the limit's sum vanishes (k = mu).
+    """
+    return k > 0.0 and math.isfinite(r) and r > 2.0**30 * (k + mu + 1.0)
+
+
+@kernel
+def excess_at_zero(mu: float, r: float) -> Scaled:
+    """T1_0 = mu^2 (x/6 - x^2/12 + x^3/20 - ...), x = mu/r < 2^-30: the terms (-1)^(n+1) x^(n-2) / (n (n-1))."""
+    x = sc_div(sc(mu), sc(r))
+    total = sc(0.0)
+    for n in range(7, 2, -1):
+        total = sc_sub(sc_div(sc(1.0), sc(float(n * (n - 1)))), sc_mul(x, total))
+    return sc_mul(sc_mul(sc_mul(sc(mu), sc(mu)), x), total)
+
+
+@kernel
+def excess_step(j: float, mu: float, r: float) -> Scaled:
+    """T1_{j+1} - T1_j = -(mu - j) j / (j + r)."""
+    return sc_neg(sc_div(sc_mul(sc_sum(mu, -j), sc(j)), count_plus(j, r)))
+
+
+@kernel
+def score_of_excess(excess: Scaled, k: float, mu: float, r: float) -> Scaled:
+    """s_k = (T0_k + T1_k) / (r (r+mu)) from T1_k."""
+    distance = sc_sum(k, -mu)
+    limit = sc_mul(sc(0.5), sc_sub(sc(k), sc_mul(distance, distance)))
+    return sc_div(sc_div(sc_add(limit, excess), sc(r)), sum_of_parameters(mu, r))
+
+
+@kernel
+def slope_of_excess(excess: Scaled, lost: Scaled, k: float, mu: float, r: float, mass: Scaled) -> Scaled:
+    """dF/dr from the sum of p_j T1_j: ((mu/2) ((k-mu) P - (mu/r) lost) + excess) / (r (r+mu)), P = p_k (k+r)/r.
+
+    sum_{j<=k} p_j T0_j is this bracket with lost = F - P, by sum_{j<=k} (mu-j) p_j = mu P.
+    """
+    pull = sc_mul(sc_sum(k, -mu), upper_mass(k, r, mass))
+    pull = sc_sub(pull, sc_mul(sc_div(sc(mu), sc(r)), lost))
+    pull = sc_add(sc_mul(sc_mul(sc(0.5), sc(mu)), pull), excess)
+    return sc_div(sc_div(pull, sc(r)), sum_of_parameters(mu, r))
+
+
+@kernel
+def upper_mass(k: float, r: float, mass: Scaled) -> Scaled:
+    """P = p_k (k+r) / r."""
+    return sc_div(sc_mul(mass, count_plus(k, r)), sc(r))
+
+
+@kernel
+def score_of_few(k: float, mu: float, r: float) -> Scaled:
+    """s_k for r < 1 <= k: s_0 + (mu - (k-1) r) / (r (r+mu)) + sum of 1/(j+r) over 0 < j < k.
+
+    Terms 1/r that cancel, at mu = (k-1) r wholly, are in the numerator, which is exact.
+    """
+    numerator = sc_sub(sc(mu), sc_mul(sc(k - 1.0), sc(r)))
+    score = sc_div(sc_div(numerator, sc(r)), sum_of_parameters(mu, r))
+    score = sc_add(score, score_at_zero(mu, r))
+    j = 1.0
+    while j < k:
+        score = sc_add(score, sc_div(sc(1.0), count_plus(j, r)))
+        j += 1.0
+    return score
+
+
+@kernel
 def count_plus(j: float, r: float) -> Scaled:
     """Exact j + r."""
     return sc_sum(j, r)
@@ -118,8 +186,17 @@ def tail_vanishes(b: float, mu: float, r: float, margin: float) -> bool:
     D = b log(b/mu) - (b+r) log((b+r)/(mu+r)); its own rounding errors are subtracted from it.
     """
     if b == 0.0:
-        terms = mu if math.isinf(r) else r * math.log1p(mu / r)
+        if math.isinf(r):
+            terms = mu
+        elif math.isinf(mu / r):  # then log1p(mu/r) is the difference of the logarithms to the last bit
+            terms = r * (math.log(mu) - math.log(r))
+        else:
+            terms = r * math.log1p(mu / r)
         return terms > (745.2 + margin) * (1.0 + 2.0**-40)
+    if not math.isinf(r) and max(b, mu, r) > 2.0**1000:  # D is homogeneous: no sum overflows at this scale
+        b, mu, r, margin = b * 2.0**-100, mu * 2.0**-100, r * 2.0**-100, 0.0
+        if b == 0.0 or mu == 0.0:
+            return False
     log_b, log_mu = math.log(b), math.log(mu)
     if math.isinf(r):
         deviance = b * (log_b - log_mu) - (b - mu)

@@ -40,12 +40,42 @@ def log_uniform(low: float, high: float):
 REALISTIC = st.tuples(st.integers(0, 300), log_uniform(0.05, 500.0), log_uniform(0.1, 100.0))
 WIDE = st.tuples(log_uniform(1.0, 300.0).map(math.floor), log_uniform(1e-8, 1e8), log_uniform(1e-6, 1e8))
 EXTREME = st.tuples(st.integers(0, 30), log_uniform(1e-300, 1e300), log_uniform(1e-300, 1e300))
+ANY = st.floats(5e-324, 1.7976931348623157e308) | st.integers(-1074, 1023).map(lambda n: math.ldexp(1.5, n))
+WHOLE_RANGE = st.tuples(st.integers(0, 60), ANY, ANY)
+# where something overflows, underflows or cancels wholly
+CORNERS = [
+    (0, 1e-8, 5e-324),
+    (0, 1e300, 1e-300),
+    (0, 1.797e308, 0.3),
+    (0, 5e-324, 5e-324),
+    (1, 1e-310, 1e300),
+    (1, 1e-300, 1e100),
+    (2, 1.84e-155, 1e-16),
+    (2, 1.797e308, 1.0),
+    (2, 5e-324, 1e-310),
+    (2, 1e-310, 1e-310),
+    (2, 5e-324, 5e-324),
+    (11, 1e-30, 1e-31),
+    (60, 1e-310, 1e-310),
+    (60, 1.7976931348623157e308, 1.7976931348623157e308),
+    # dF/dr vanishes in the Poisson limit at mu = k, the score at (k - mu)^2 = k
+    (1, 1.0, 1e16),
+    (1, 1.0, 9.78e89),
+    (4, 4.0, 1e300),
+    (4, 2.0, 1e16),
+    (9, 12.0, 1e60),
+    (60, 60.0, 1e20),
+    (2000, 2000.0, 1e30),
+    (5000, 5000.0, 1e16),
+]
 
 
 def ulps(got: float, true: mpmath.mpf) -> float:
     """Distance in units of the true number's last place (of the smallest subnormal where it is tiny)."""
     if true == 0:
         return 0.0 if got == 0.0 else math.inf
+    if abs(true) >= mpmath.mpf(2) ** 1024 - mpmath.mpf(2) ** 970:  # rounds to inf
+        return 0.0 if math.isinf(got) and (got > 0.0) == (true > 0) else math.inf
     place = (
         mpmath.mpf(math.ulp(float(true))) if abs(true) > mpmath.mpf(2) ** -1074 else mpmath.mpf(2) ** -1074
     )
@@ -106,6 +136,72 @@ def exact_log_mass(k: int, mu: float, r: float) -> tuple[mpmath.mpf, mpmath.mpf,
     slope_mu = r * (k - mu) / (mu * (mu + r))
     slope_r = mpmath.fsum(1 / (r + j) for j in range(k)) - mpmath.log1p(mu / r) + (mu - k) / (mu + r)
     return value, slope_mu, slope_r
+
+
+def exact_tails(k: int, mu: float, r: float) -> tuple[mpmath.mpf, mpmath.mpf, mpmath.mpf]:
+    """F, S and the mass by summing with more digits than the range of float64 can cancel."""
+    mu, r = mpmath.mpf(mu), mpmath.mpf(r)
+    log_zero = -r * mpmath.log1p(mu / r)
+    F = mass = mpmath.exp(log_zero)
+    for j in range(k):
+        mass *= (j + r) / (j + 1) * mu / (mu + r)
+        F += mass
+    return F, 1 - F if k else -mpmath.expm1(log_zero), mass
+
+
+def assert_one_ulp(k: int, mu: float, r: float) -> None:
+    """All eight quantities of one point against mpmath."""
+    F, S, mass, slope_mu, slope_r = (float(part) for part in negative_binomial_partials(float(k), mu, r))
+    log_p = float(negative_binomial_log_pmf(float(k), mu, r))
+    log_slopes = [float(part) for part in negative_binomial_log_pmf_gradient(float(k), mu, r)]
+    with mpmath.workprec(working_bits(mu, r)):
+        true = (*exact_tails(k, mu, r), *exact_gradients(k, mu, r), *exact_log_mass(k, mu, r))
+        names = ("F", "S", "mass", "dF/dmu", "dF/dr", "log p", "dlog p/dmu", "dlog p/dr")
+        got = (F, S, mass, slope_mu, slope_r, log_p, *log_slopes)
+        for name, mine, wanted in zip(names, got, true, strict=True):
+            assert ulps(mine, wanted) <= 1.0, (name, mine, mpmath.nstr(wanted, 20))
+
+
+@pytest.mark.parametrize("corner", CORNERS, ids=str)
+def test_corners_are_right_to_one_ulp(corner):
+    assert_one_ulp(*corner)
+
+
+@settings(max_examples=60)
+@given(WHOLE_RANGE)
+def test_the_whole_range_is_right_to_one_ulp(point):
+    assert_one_ulp(*point)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 300), st.integers(8, 1000))
+def test_slope_in_r_at_its_poisson_zero(k, exponent):
+    assert_one_ulp(k, float(k), 2.0**exponent)
+
+
+def test_the_way_from_the_mode_keeps_the_slope_at_its_poisson_zero():
+    for k, mu, r in ((400.0, 400.0, 1e14), (400.0, 380.0, 1e30), (2000.0, 2000.0, 1e200)):
+        one, other = sum_from_zero(k, mu, r, MAX_TERMS), sum_from_mode(k, mu, r, MAX_TERMS)
+        for row in (4, 5):
+            (a, a_low), (b, b_low) = sc_pair(one[row]), sc_pair(other[row])
+            assert abs((a - b) + (a_low - b_low)) <= 2.0**-10 * math.ulp(b)
+
+
+@pytest.mark.parametrize("k", [0.0, 60.0, 1e6, 1e16, 1e300])
+@given(mu=ANY, r=ANY | st.just(math.inf))
+def test_numbers_or_a_refusal(k, mu, r):
+    """Finite valid input never gives NaN; what cannot be summed is refused by name."""
+    for function in (
+        negative_binomial_partials,
+        negative_binomial_log_pmf,
+        negative_binomial_log_pmf_gradient,
+    ):
+        try:
+            got = np.asarray(function(k, mu, r))
+        except ValueError as error:
+            assert "MAX_TERMS" in str(error)
+        else:
+            assert not np.isnan(got).any()
 
 
 def feasible(k: int, mu: float, r: float):
