@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-settings.register_profile("ci", derandomize=True, database=None, print_blob=True, **COMMON)
+settings.register_profile("ci", max_examples=100, derandomize=True, database=None, print_blob=True, **COMMON)
 settings.register_profile("dev", max_examples=20, **COMMON)
 settings.register_profile("deep", max_examples=10_000, print_blob=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

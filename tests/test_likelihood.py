@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from refimpl import likelihood as oracles
 from refimpl.bounds import likelihood as bounds
 from refimpl.bounds.precision import error_ratio, precision
+from tests.budget import examples
 from tests.rounding import assert_close_to_rounding
 from torchimpl.kernels.negative_binomial_log_pmf import log_pmf_curvatures, log_pmf_slopes, log_pmf_value
 from torchimpl.likelihood import NLLLoss, negative_binomial_nll, nll_loss
@@ -39,7 +40,7 @@ def replicates(draw, dtype, names=("mu", "r", "reads")):
 
 @pytest.mark.parametrize("form", ["float64", "float32"])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_agrees_with_the_oracle(form, reduction, data):
     arrays = data.draw(replicates(form))

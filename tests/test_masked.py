@@ -13,6 +13,7 @@ from refimpl.bounds import masked as bounds
 from refimpl.conformance.formats import FORMATS
 from refimpl.conformance.strategies import PAIRS, masks, pairs, shapes
 from tests.agreement import DTYPES, assert_agrees
+from tests.budget import examples
 from torchimpl.masked import REDUCTIONS, MaskedMSE, MaskedSSE, masked_mse, masked_sse
 
 ALL = torch.ones(2, 3, dtype=torch.bool)
@@ -21,7 +22,7 @@ BOTH = [masked_sse, masked_mse]
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("loss", BOTH)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(data=st.data())
 def test_agrees_with_the_oracle(loss, dtype, data):
     family = data.draw(st.sampled_from([*PAIRS, "empty mask", "full mask"]))

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from refimpl import negative_binomial as oracles
 from refimpl.bounds import negative_binomial as bounds
 from refimpl.bounds.precision import error_ratio, precision
+from tests.budget import examples
 from torchimpl.kernels.negative_binomial import evaluate
 from torchimpl.kernels.negative_binomial_ops import cdf_operator, second_operator
 from torchimpl.kernels.negative_binomial_second import STEP, second_partials
@@ -87,7 +88,7 @@ def worst_ratio(side, arrays, values, gradients, form, highest):
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("form", ["float64", "float32"])
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(data=st.data())
 def test_agrees_with_the_oracle(side, form, data):
     arrays = data.draw(batches(form))
@@ -102,7 +103,7 @@ def test_agrees_with_the_oracle(side, form, data):
     assert worst_ratio(side, arrays, values, gradients, form, highest) <= 1.0
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(arrays=batches("float64"))
 def test_dense_evaluation_agrees_with_the_oracle(arrays):
     found = evaluate(*double(*arrays), dense=True)

@@ -36,7 +36,7 @@ def relative(x, exact):
     return abs(exactly(x) - exact) / abs(exact) if exact else abs(exactly(x))
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(floats, floats)
 def test_two_sum_is_exact_on_the_whole_range(a, b):
     total, error = ar.two_sum(a, b)
@@ -46,7 +46,7 @@ def test_two_sum_is_exact_on_the_whole_range(a, b):
         assert error == 0.0
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(floats, floats)
 def test_two_prod_is_exact_up_to_the_maximum(a, b):
     exact = Fraction(a) * Fraction(b)
@@ -57,7 +57,7 @@ def test_two_prod_is_exact_up_to_the_maximum(a, b):
         assert Fraction(product) + Fraction(error) == exact
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(floats, floats, floats)
 def test_fma_rounds_once_in_python_and_in_kernels(a, b, c):
     exact = Fraction(a) * Fraction(b) + Fraction(c)
@@ -72,7 +72,7 @@ def _compiled_fma(a, b, c):
     return ar.fma(a, b, c)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(pairs(), pairs(), st.booleans())
 def test_operations_keep_their_stated_error(x, y, cancel):
     if cancel:  # the hard case of addition: high parts that annihilate
@@ -94,7 +94,7 @@ def test_operations_keep_their_stated_error(x, y, cancel):
     assert ulps(ar.to_float(x), exact_x, saturates=False) <= 0.5
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(pairs(), st.integers(-1300, 1100))
 def test_scaled_rounding_is_within_one_ulp_down_to_subnormals(x, n):
     assert ulps(ar.to_float_scaled(x, n), exactly(x) * Fraction(2) ** n, saturates=False) <= 1
@@ -114,7 +114,7 @@ def test_overflow_stays_infinite_and_invalid_stays_nan():
     assert math.isnan(ar.dd_sub((inf, 0.0), (inf, 0.0))[0])
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.lists(st.tuples(floats, floats, floats, floats, st.integers(-1, 1)), max_size=6),
     st.booleans(),
@@ -170,6 +170,7 @@ def test_oracles_stay_inside_their_arrays(tmp_path):
     program = """
 import numpy as np
 from refimpl import composite, masked, residual
+from tests.budget import examples
 for size in (0, 1, 3):
     x, mask = np.arange(float(size)), np.ones(size, bool)
     y = np.full(size, 1e308)

@@ -10,12 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from refimpl.composite import composite_loss, composite_loss_gradient
+from tests.budget import examples
 from tests.exact import floats, fractions, ulps
 
 terms = st.lists(st.tuples(floats, floats), max_size=6)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(terms, st.booleans())
 @example([(1e300, 1e300), (1.0, 1e-300)], True)
 def test_value_within_one_ulp(pairs, cancel):
@@ -26,7 +27,7 @@ def test_value_within_one_ulp(pairs, cancel):
     assert ulps(composite_loss(values, weights), exact, saturates=True) <= 1
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(terms, floats)
 def test_gradient_within_one_ulp(pairs, cotangent):
     values, weights = np.array(pairs).reshape(-1, 2).T

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from refimpl.masked import masked_mse, masked_mse_gradient, masked_sse, masked_sse_gradient
+from tests.budget import examples
 from tests.exact import floats, fractions, ulps
 
 REDUCTIONS = ("sum", "mean", "batch_mean")
@@ -39,7 +40,7 @@ def divisor_of(reduction, mask):
     return {"sum": 1, "mean": max(int(mask.sum()), 1), "batch_mean": len(mask)}[reduction]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(batches(), st.sampled_from(REDUCTIONS))
 @example((np.array([[1e200, 0.0, 0.0, 0.0]]), np.zeros((1, 4)), np.ones((1, 4), bool)), "mean")
 @example((np.array([[5e307, 5e307]]), np.full((1, 2), -1.7e308), np.array([[True, False]])), "sum")
@@ -53,7 +54,7 @@ def test_value_within_one_ulp(batch, reduction):
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(batches(), st.sampled_from(REDUCTIONS), floats)
 @example((np.array([[5e307]]), np.array([[-1.7e308]]), np.array([[True]])), "mean", 1e-10)
 def test_gradient_within_one_ulp_elementwise(batch, reduction, cotangent):
@@ -65,7 +66,7 @@ def test_gradient_within_one_ulp_elementwise(batch, reduction, cotangent):
         assert opposite == -found
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(batches(), st.data())
 def test_reduction_none(batch, data):
     x_recon, x, mask = batch

@@ -14,6 +14,7 @@ from refimpl.quantile import (
     quantile_absolute_loss_wrapper,
     quantile_absolute_loss_wrapper_gradient,
 )
+from tests.budget import examples
 
 COUNTS = st.lists(st.tuples(*2 * [st.integers(-1, 40)]), min_size=1, max_size=6)
 PARAMETER = st.floats(0.05, 50.0)
@@ -32,7 +33,7 @@ def tails(k, mu, r):
     return F, slope_mu, slope_r
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(COUNTS, *4 * [PARAMETER])
 def test_value_and_gradient_are_right_to_one_ulp(counts, mu1, r1, mu2, r2):
     y1, y2 = np.array(counts, float).T

@@ -17,6 +17,7 @@ from refimpl.residual import (
     replicate_concordance_mse_loss,
     replicate_concordance_mse_loss_gradient,
 )
+from tests.budget import examples
 from tests.exact import floats, fractions, ulps
 
 
@@ -53,7 +54,7 @@ HARD_DIFFERENCE = [np.array([1.0]), np.array([0.0]), np.array([5e307]), np.array
 HARD = [np.array([1e300]), np.array([5e-324]), np.array([1e300]), np.array([-3e-300]), 1.0]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(batches(), st.sampled_from(["mean", "sum"]))
 @example(HARD, "mean")
 def test_value_within_one_ulp(batch, reduction):
@@ -62,7 +63,7 @@ def test_value_within_one_ulp(batch, reduction):
     assert ulps(compute_residual_mse(*batch, reduction=reduction), exact, saturates=True) <= 1
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(batches(), st.sampled_from(["mean", "sum"]), floats)
 @example(HARD, "mean", 1e300)
 @example(HARD_SUBNORMAL, "mean", 1e300)
@@ -85,7 +86,7 @@ def test_gradients_within_one_ulp(batch, reduction, cotangent):
             assert ulps(actual, number, saturates=False) <= 1
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(batches(), st.data())
 def test_reduction_none(batch, data):
     e, d2, _ = exact_parts(batch)
@@ -111,7 +112,7 @@ def nested(batch, column):
     return outputs, {"r1": {"reads": y1}, "r2": {"reads": y2}, "metadata": {"sd_ratio": s}}
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(batches(), st.booleans(), st.sampled_from(["mean", "sum", "none"]))
 def test_wrapper_is_the_core_on_the_same_batch(batch, column, reduction):
     outputs, data = nested(batch, column)
@@ -126,7 +127,7 @@ def test_wrapper_is_the_core_on_the_same_batch(batch, column, reduction):
     assert "r" not in gradient["r2"]
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(batches(), floats)
 def test_gradient_of_a_constant_mu_is_the_exact_sum(batch, cotangent):
     batch[1], batch[3] = batch[1][0], batch[3][0]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from refimpl import quantile as oracles
 from refimpl.bounds import quantile as bounds
 from refimpl.bounds.precision import error_ratio, precision
+from tests.budget import examples
 from torchimpl.quantile import QuantileAbsoluteLoss, quantile_absolute_loss
 
 INF, NAN = float("inf"), float("nan")
@@ -41,7 +42,7 @@ def batches(draw, dtype):
 
 @pytest.mark.parametrize("form", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_agrees_with_the_oracle(form, reduction, data):
     dtype = getattr(torch, form)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import torchimpl as losses
+from tests.budget import examples
 from tests.cases import CASES, case
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -60,7 +61,7 @@ def extremes(dtype):
 @every_dtype
 @every_loss
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_r1_finite_in_finite_out_and_no_gradient_is_nan(entry, dtype, data):
     batch = data.draw(st.integers(1, 3))
     inputs = []
