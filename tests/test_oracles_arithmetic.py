@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from refimpl import arithmetic as ar
 from refimpl import checks, exact_sum
+from tests.budget import examples
 from tests.exact import floats, ulps
 
 U = Fraction(2) ** -53
@@ -170,7 +171,6 @@ def test_oracles_stay_inside_their_arrays(tmp_path):
     program = """
 import numpy as np
 from refimpl import composite, masked, residual
-from tests.budget import examples
 for size in (0, 1, 3):
     x, mask = np.arange(float(size)), np.ones(size, bool)
     y = np.full(size, 1e308)
