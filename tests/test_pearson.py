@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from refimpl import pearson as oracles
 from refimpl.bounds import pearson as bounds
 from refimpl.bounds.precision import precision
-from refimpl.conformance.formats import FORMATS
+from refimpl.conformance.formats import FORMATS, round_to
 from refimpl.conformance.strategies import PAIRS, pairs, shapes, uniform
 from tests.agreement import DTYPES, assert_agrees
+from torchimpl.kernels import blocks
 from torchimpl.pearson import NegativePearsonLoss, negative_pearson_loss
 
 
@@ -123,6 +124,22 @@ def test_first_and_second_derivatives(eps):
 
     assert torch.autograd.gradcheck(loss, (preds, targets))
     assert torch.autograd.gradgradcheck(loss, (preds, targets))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("eps", [1e-8, 10.0])
+def test_long_vectors_in_pieces(monkeypatch, dtype, eps):
+    monkeypatch.setattr(blocks, "BLOCK", 4)
+    preds, targets = (round_to(x, FORMATS[dtype]) for x in np.random.default_rng(0).normal(size=(2, 11)))
+    assert_agrees(negative_pearson_loss, (oracles, bounds), (preds, targets), dtype, eps=eps)
+    x, y = (torch.tensor(array, requires_grad=True) for array in (preds, targets))
+    assert torch.autograd.gradgradcheck(lambda *pair: negative_pearson_loss(*pair, eps), (x, y))
+
+
+def test_parts_of_the_gradient_that_overflow_do_not_cancel_to_nan():
+    preds = torch.tensor([1.9e-6, 1.2e-7], dtype=torch.float16, requires_grad=True)
+    negative_pearson_loss(preds, torch.tensor([1.0, -1.0]), 2.5).backward()
+    assert not preds.grad.isnan().any()
 
 
 def test_eps_floors_the_product_of_the_norms_relative_to_the_largest_deviations():

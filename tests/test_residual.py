@@ -13,9 +13,11 @@ from refimpl.bounds import residual as bounds
 from refimpl.conformance.formats import FORMATS, round_to
 from refimpl.conformance.strategies import PAIRS, pairs, shapes
 from tests.agreement import DTYPES, assert_agrees
+from torchimpl.kernels import blocks
 from torchimpl.residual import (
     REDUCTIONS,
     ReplicateConcordanceMSELoss,
+    _ResidualSquares,
     compute_residual_mse,
     replicate_concordance_mse_loss,
 )
@@ -109,6 +111,42 @@ def test_first_and_second_derivatives(reduction, shape):
 
     assert torch.autograd.gradcheck(loss, (*inputs, ratio))
     assert torch.autograd.gradgradcheck(loss, (*inputs, ratio))
+
+
+@pytest.mark.parametrize("divisor", [None, 11.0])
+@pytest.mark.parametrize("shape", [(), (11,)])
+def test_derivatives_without_guards_in_pieces(monkeypatch, divisor, shape):
+    # what float32 inputs go through, differentiated in float64
+    monkeypatch.setattr(blocks, "BLOCK", 4)
+    inputs = [torch.randn(11, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+    ratio = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    def loss(*arguments):
+        return _ResidualSquares.apply(*arguments, divisor)
+
+    assert torch.autograd.gradcheck(loss, (*inputs, ratio))
+    assert torch.autograd.gradgradcheck(loss, (*inputs, ratio))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (11,)])
+def test_long_vectors_in_pieces(monkeypatch, dtype, reduction, shape):
+    monkeypatch.setattr(blocks, "BLOCK", 4)
+    generator = np.random.default_rng(0)
+    sizes = [(11,)] * 4 + [shape]
+    arrays = tuple(round_to(generator.normal(size=size), FORMATS[dtype]) for size in sizes)
+    assert_agrees(compute_residual_mse, (oracles, bounds), arrays, dtype, reduction=reduction)
+
+
+@pytest.mark.parametrize("ratio", [1e200, torch.tensor(1e200, dtype=torch.float64)])
+def test_a_ratio_beyond_float32_saturates(ratio):
+    inputs = [torch.tensor([1.0, 2.0]) * scale for scale in (1.0, 2.0, 3.0, 1e38)]
+    inputs[3].requires_grad_()
+    value = compute_residual_mse(*inputs, ratio)
+    value.backward()
+    assert value.item() == torch.finfo(torch.float32).max
+    assert (inputs[3].grad == math.inf).all()
 
 
 def test_dtypes():

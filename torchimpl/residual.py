@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchimpl import checks, scaling
 from torchimpl.alignment import align, aligned, lookup, options_checked
+from torchimpl.kernels.blocks import blocks, joined, total
 from torchimpl.saturate import all_finite, saturate
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -35,10 +36,74 @@ def _dot(a: Tensor, shrink_a: Tensor, b: Tensor, shrink_b: Tensor) -> Tensor:
     return scaling.rescale(total, exponent_a + exponent_b) / common_a / common_b
 
 
+def _residual(y1: Tensor, mu1: Tensor, y2: Tensor, mu2: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """(y1 - mu1) - s (y2 - mu2) and y2 - mu2 in float64, straightforwardly."""
+    difference = y2.double() - mu2.double()
+    return (y1.double() - mu1.double()) - s.double() * difference, difference
+
+
+def _residual_gradients(
+    wanted: tuple[bool, ...], y1: Tensor, mu1: Tensor, y2: Tensor, mu2: Tensor, s: Tensor, slope: Tensor
+) -> list[Tensor | None]:
+    """Gradients of y1, mu1, y2, mu2, s where wanted; `slope` times e is the derivative in e."""
+    e, difference = _residual(y1, mu1, y2, mu2, s)
+    # with no incoming gradient nothing is multiplied by a possible inf
+    idle = slope == 0.0
+    grad_1 = torch.where(idle, 0.0, e) * slope
+    grad_2 = grad_1 * torch.where(idle, 0.0, s.double()) if wanted[2] or wanted[3] else grad_1
+    grad_s = None
+    if wanted[4]:
+        grad_s = -(grad_1 * torch.where(idle, 0.0, difference))
+        grad_s = grad_s if s.dim() else grad_s.sum()
+    return [
+        grad_1.to(y1.dtype) if wanted[0] else None,
+        -grad_1.to(mu1.dtype) if wanted[1] else None,
+        -grad_2.to(y2.dtype) if wanted[2] else None,
+        grad_2.to(mu2.dtype) if wanted[3] else None,
+        grad_s,
+    ]
+
+
 class _ResidualSquares(torch.autograd.Function):
     """Σ e² / divisor, or e² per element where divisor is None; e = (y1 - mu1) - s (y2 - mu2).
 
-    Inputs: y1, mu1, y2, mu2, s (all of the working dtype and one shape; s may be 0-dim), divisor.
+    Inputs: vectors y1, mu1, y2, mu2, s (s may be 0-dim), divisor. For numbers within the range of float32: in
+    float64 nothing overflows or underflows on the way.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        divisor: float | None = inputs[-1]
+        residuals = (_residual(*block)[0] for block in blocks(*inputs[:-1]))
+        if divisor is None:
+            return joined([e.square() for e in residuals])
+        return total([e.dot(e) for e in residuals]) / divisor
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
+        *tensors, ctx.divisor = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        slope = grads[0] * 2.0 if ctx.divisor is None else grads[0] / ctx.divisor * 2.0
+        parts = [
+            _residual_gradients(ctx.needs_input_grad, *block) for block in blocks(*ctx.saved_tensors, slope)
+        ]
+        gradients: list[Tensor | None] = []
+        for tensor, pieces in zip(ctx.saved_tensors, zip(*parts, strict=True), strict=True):
+            found = [piece for piece in pieces if piece is not None]
+            whole = joined if tensor.dim() else total
+            gradients.append(whole(found).to(tensor.dtype) if found else None)
+        return *gradients, None
+
+
+class _GuardedResidualSquares(torch.autograd.Function):
+    """`_ResidualSquares` for numbers that may overflow in the dtype they are computed in.
+
+    Inputs: the same, all of the working dtype.
     """
 
     generate_vmap_rule = True
@@ -122,14 +187,23 @@ def compute_residual_mse(
         if ratio.dim() > 0:
             checks.same_shape("sd_ratio_r1_to_r2", ratio, "y_r1", y_r1)
         inputs.append(ratio)
+        in_range = True
     else:
         number = checks.real_number("sd_ratio_r1_to_r2", sd_ratio_r1_to_r2)
         ratio = torch.full((), number, dtype=torch.float64, device=y_r1.device)
-    work = checks.working_dtype(*inputs)
+        in_range = abs(number) <= torch.finfo(torch.float32).max
     divisor = {"none": None, "sum": 1.0, "mean": float(max(y_r1.numel(), 1))}[reduction]
     result = checks.elementwise_dtype(*inputs) if reduction == "none" else checks.result_dtype(*inputs)
+    work = checks.working_dtype(*inputs)
+    if in_range and work == torch.float64 and all(tensor.dtype != work for tensor in inputs):
+        vectors = [tensor.reshape(-1) for tensor in tensors.values()]
+        ratio = ratio.reshape(-1) if ratio.dim() else ratio
+        value = _ResidualSquares.apply(*vectors, ratio, divisor)
+        # an infinity can only be the inputs' own
+        value = saturate(value, result, value.detach() < torch.inf)
+        return value.reshape(y_r1.shape) if reduction == "none" else value
     working = [tensor.to(work) for tensor in (*tensors.values(), ratio)]
-    value = _ResidualSquares.apply(*working, divisor)
+    value = _GuardedResidualSquares.apply(*working, divisor)
     return saturate(value, result, all_finite(*working))
 
 

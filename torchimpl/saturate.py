@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchimpl import scaling
+
 # sums of fewer than 2**63 elements cannot overflow once scaled by this
 _GUARD = 2.0**-64
 _GUARD_ABOVE = {torch.float32: 2.0**64, torch.float64: 2.0**900}
@@ -37,9 +39,10 @@ def all_finite(*tensors: Tensor) -> Tensor:
         >>> all_finite(torch.zeros(3), torch.tensor([1.0, float("inf")]))
         tensor(False)
     """
-    flag = torch.isfinite(tensors[0].detach()).all()
+    # the largest magnitude is several times faster than isfinite().all()
+    flag = scaling.largest(tensors[0]) < torch.inf
     for tensor in tensors[1:]:
-        flag = flag & torch.isfinite(tensor.detach()).all()
+        flag = flag & (scaling.largest(tensor) < torch.inf)
     return flag
 
 
