@@ -10,6 +10,7 @@ region; outside of it the numbers are meaningless but no exception is raised.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -217,6 +218,15 @@ def _stirling_difference(v: Tensor, u: Tensor) -> Tensor:
     return quotient
 
 
+@functools.cache
+def gauss_legendre(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Nodes, as a column, and weights: copied to the device once, for a copy waits for it."""
+    # ordinary tensors even if the first call comes in inference mode
+    with torch.inference_mode(mode=False):
+        nodes = torch.tensor(NODES, dtype=torch.float64, device=device)
+        return nodes[:, None], torch.tensor(WEIGHTS, dtype=torch.float64, device=device)
+
+
 def quadrature(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
     """Both r and b large: T = f0 ∫ exp(-|lam| t - c K(t)) dt by Gauss-Legendre on the part that matters."""
     p = prefactor(b, mu, r)
@@ -245,8 +255,7 @@ def quadrature(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
     growth, v, k = bending(sign * end)
     step = (drop - distance * end - p.c * (k / p.room)) / (distance + spread * (sign * growth) / (1.0 + v))
     end = (end + step).clamp_(0.0, QUADRATURE_WIDEST)
-    nodes = torch.tensor(NODES, dtype=b.dtype, device=b.device)[:, None]
-    weights = torch.tensor(WEIGHTS, dtype=b.dtype, device=b.device)
+    nodes, weights = gauss_legendre(b.device)
     t = end * nodes
     growth, v, k = bending(sign * t)
     integrand = torch.exp(-(distance * t) - p.c * (k / p.room))
