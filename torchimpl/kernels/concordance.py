@@ -22,21 +22,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from torchimpl.scaling import power_of_two
+
 # pairs per block: three float64 buffers of this size stay in a core's second-level cache
 _CPU_PAIRS = 1 << 15
 _GPU_PAIRS = 1 << 22
-
-
-def power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
-    """2**exponent exactly, for exponents of normal numbers (`exp2` and `pow` need not be exact).
-
-    Example:
-        >>> power_of_two(torch.tensor([-3, 0, 1023]), torch.float64).tolist() == [0.125, 1.0, 2.0**1023]
-        True
-    """
-    if dtype == torch.float32:
-        return ((exponent.to(torch.int32) + 127) << 23).view(torch.float32)
-    return ((exponent.to(torch.int64) + 1023) << 52).view(torch.float64)
 
 
 def _top(dtype: torch.dtype) -> int:
