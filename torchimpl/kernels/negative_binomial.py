@@ -31,6 +31,8 @@ DENSE_BLOCK = 1 << 18
 # the fraction needs min(r, b) below, the quadrature above
 FRACTION_LIMIT = 48.0
 FRACTION_TERMS = (10, 16, 24, 40)
+# up to so many elements all take the longest fraction among them: the number of calls is what costs
+CPU_SMALL = 2048
 # k·x: the alternating series loses digits above, the fraction needs all its terms up to twice as much
 SERIES_LIMIT = 1.5
 # r + mu below 2^-200: the law is linear in (r, mu); these exact factors keep it away from subnormal numbers
@@ -123,6 +125,8 @@ def terms_needed(k: Tensor, mu: Tensor, r: Tensor) -> Tensor:
 def _evaluate_compact(k: Tensor, mu: Tensor, r: Tensor) -> Partials:
     *masks, in_fraction = classify(k, mu, r)
     needed = terms_needed(k, mu, r)
+    if 0 < mu.numel() <= CPU_SMALL:
+        needed = torch.where(in_fraction, needed, -torch.inf).amax().expand_as(needed)
     lower = -torch.inf
     for terms in FRACTION_TERMS:
         upper = terms if terms < FRACTION_TERMS[-1] else torch.inf
