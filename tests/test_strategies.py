@@ -72,6 +72,7 @@ ALWAYS: dict[str, Callable[[Batch], bool]] = {
     "common offset": close_rows,
     "integer targets": lambda b: pair(b)[1].dtype == np.int64,
     "strided": lambda b: b.layout == "strided",
+    "vmap": lambda b: b.layout == "vmap",
     "expanded": lambda b: b.layout == "expanded" and bool(np.all(pair(b)[0] == pair(b)[0][:1])),
     "far pairs": far,
     "real spectra": lambda b: pair(b)[0].shape[0] >= 2 and pair(b)[0].shape[1] >= 8,
@@ -95,6 +96,13 @@ def test_magnitude_families_lie_where_they_say(dtype):
         return drawn(batches.pair_batch(family, form, ("a", "b"), {}))
 
     assert all(magnitudes(b).min() >= form.max / 32 for b in batches_of("huge"))
+    for b in batches_of("one huge row"):
+        rows = np.abs(pair(b)[1]).reshape(len(pair(b)[1]), -1).max(axis=1)
+        assert rows[-1] >= form.max / 32
+        assert np.all(rows[:-1] <= 4.0)
+    roots = [magnitudes(b) for b in batches_of("squares near overflow")]
+    assert all(np.all(m < 2.0 * np.sqrt(form.max)) for m in roots)
+    assert any(np.sum((m / form.max) * m) > 1.0 for m in roots)
     assert all(nonzero_below(2.0 ** (form.low + 8))(b) for b in batches_of("tiny"))
     assert all(nonzero_below(2.0**form.low)(b) for b in batches_of("subnormal"))
     ratios = [

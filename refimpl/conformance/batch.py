@@ -24,8 +24,8 @@ class Batch:
         arguments: arrays, or nested dicts of them, in the order of the signature; an integer array is
             handed over as int64, a bool array as bool.
         options: keyword arguments of the call.
-        layout: "contiguous", "strided" (every second element of a larger buffer) or "expanded" (the first
-            row repeated with stride 0).
+        layout: "contiguous", "strided" (every second element of a larger buffer), "expanded" (the first
+            row repeated with stride 0) or "vmap" (called through `torch.func.vmap`).
     """
 
     family: str

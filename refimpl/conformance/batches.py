@@ -28,7 +28,7 @@ Counts: TypeAlias = tuple[Array, Array, Array]
 
 
 def _layout(family: str) -> str:
-    return family if family in {"strided", "expanded"} else "contiguous"
+    return family if family in {"strided", "expanded", "vmap"} else "contiguous"
 
 
 @st.composite
@@ -143,6 +143,7 @@ COUNT_FAMILIES = (
     "one element",
     "empty batch",
     "strided",
+    "vmap",
     "real counts",
 )
 
@@ -242,4 +243,4 @@ def composite_batch(draw: Draw, family: str, form: Format) -> Batch:
     if family == "weight zero":
         weights[0] = 0.0
         values[0] = draw(st.sampled_from([np.inf, np.nan, 1.0]))
-    return Batch(family, form, {"values": values}, {"weights": weights})
+    return Batch(family, form, {"values": values}, {"weights": weights}, _layout(family))

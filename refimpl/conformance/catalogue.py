@@ -127,6 +127,8 @@ _PAIR = (
     "common offset",
     "heavy tails",
     "huge",
+    "one huge row",
+    "squares near overflow",
     "tiny",
     "subnormal",
     "mixed magnitudes",
@@ -134,6 +136,7 @@ _PAIR = (
     "integer targets",
     "strided",
     "expanded",
+    "vmap",
 )
 _REPLICATE = (
     "ordinary",
@@ -143,6 +146,7 @@ _REPLICATE = (
     "one element",
     "empty batch",
     "strided",
+    "vmap",
     "real counts",
 )
 _RESIDUAL = (*_PAIR, "real counts")
@@ -248,7 +252,7 @@ _SPECS = (
         "replicate_concordance_mse_loss",
         "residual",
         (*_RESIDUAL, "column parameters"),
-        {},
+        {"reduction": REDUCTIONS},
         counted=False,
         inert=_ONLY_MU,
     ),
@@ -256,7 +260,7 @@ _SPECS = (
         "concordance_loss_nce_wrapper",
         "concordance",
         (*_RESIDUAL, "column parameters"),
-        {"tau": (0.1, 1.0)},
+        {"tau": (0.1, 1.0), "reduction": REDUCTIONS},
         counted=False,
         inert=_ONLY_MU,
     ),
@@ -264,12 +268,12 @@ _SPECS = (
         "negative_pearson_loss_wrapper",
         "pearson",
         (*_RESIDUAL, "column parameters"),
-        {"eps": (1e-8,)},
+        {"eps": (1e-8, 2.5)},
         counted=False,
         inert=_ONLY_MU,
     ),
     _wrapper(
-        "quantile_absolute_loss_wrapper", "quantile", _REPLICATE, {"reduction": ("mean",)}, counted=True
+        "quantile_absolute_loss_wrapper", "quantile", _REPLICATE, {"reduction": REDUCTIONS}, counted=True
     ),
     Composite(
         "CompositeLoss",
@@ -277,7 +281,7 @@ _SPECS = (
         "target.CompositeLoss([lambda out, _, k=k: out['values'][k] for k in range(len(values))], "
         "weights)({'values': values}, {})",
         batches.composite_batch,
-        ("ordinary", "zeros", "weight zero", "huge", "tiny", "mixed magnitudes", "heavy tails"),
+        ("ordinary", "zeros", "weight zero", "huge", "tiny", "mixed magnitudes", "heavy tails", "vmap"),
         ("values",),
         dtypes=("float32", "float64"),
     ),

@@ -12,7 +12,7 @@ from refimpl.conformance.batch import Batch, leaves
 from refimpl.conformance.catalogue import LossSpec
 from refimpl.conformance.execution import Outcome
 
-__all__ = ["KINDS", "Finding", "Judgement", "Truth", "judge", "truth", "visible_changed"]
+__all__ = ["KINDS", "Finding", "Judgement", "Truth", "by_path", "judge", "truth", "visible_changed"]
 
 KINDS = {
     "exception": "the call raised",
@@ -25,6 +25,10 @@ KINDS = {
     "shape": "the result has the wrong shape",
     "determinism": "the same call gave two different answers",
     "visible": "a visible position changed the result",
+    "cotangent": "the gradient is not linear in the incoming one",
+    "partial": "differentiating one input alone gives something else",
+    "second derivative": "the gradient's own derivative is missing or wrong",
+    "option": "a default, an option or an allowed form of the input does something else",
     "refusal": "a wrong argument was accepted or refused with the wrong error",
 }
 
@@ -68,12 +72,13 @@ def truth(spec: LossSpec, batch: Batch) -> Truth:
         return Truth(
             np.asarray(spec.value(batch), dtype=np.float64),
             np.asarray(bound, dtype=np.float64),
-            _by_path(spec.gradient(batch)),
-            _by_path(gradient_bounds),
+            by_path(spec.gradient(batch)),
+            by_path(gradient_bounds),
         )
 
 
-def _by_path(gradients: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
+def by_path(gradients: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """Gradients by argument as float64 arrays by path."""
     return {path: np.asarray(array, dtype=np.float64) for path, array in leaves(dict(gradients))}
 
 

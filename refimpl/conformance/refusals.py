@@ -45,13 +45,19 @@ def _masked(name: str) -> tuple[Refusal, ...]:
         Refusal(
             f"target.{name}({ones}, {ones}, {ones}.bool(), reduction='average')", ValueError, ("average",)
         ),
+        Refusal(f"target.{name}(torch.ones(()), torch.ones(()), torch.ones(()).bool())", ValueError),
     )
 
 
 def _count(name: str) -> tuple[Refusal, ...]:
+    ones = "torch.ones(3)"
+    tensors = [f"torch.tensor([1.0, {value}, 1.0])" for value in ("torch.nan", "-1.0", "0.0")]
     return (
         _shapes(f"target.{name}(torch.ones(3), torch.ones(3, 1), torch.ones(3))", (3,), (3, 1)),
         _shapes(f"target.{name}(torch.ones(3), torch.ones(3), torch.ones(2))", (3,), (2,)),
+        Refusal(f"target.{name}({tensors[0]}, {ones}, {ones}, validate=True)", ValueError, ("y[1]",)),
+        Refusal(f"target.{name}({ones}, {tensors[1]}, {ones}, validate=True)", ValueError, ("mu[1]", "-1")),
+        Refusal(f"target.{name}({ones}, {ones}, {tensors[2]}, validate=True)", ValueError, ("r[1]", "0")),
     )
 
 
@@ -73,6 +79,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
     "masked_mse": _masked("masked_mse"),
     "concordance_loss_nce": (
         _shapes("target.concordance_loss_nce(torch.ones(3), torch.ones(3, 1))", (3,), (3, 1)),
+        Refusal("target.concordance_loss_nce(torch.ones(()), torch.ones(()))", ValueError),
         Refusal("target.concordance_loss_nce(torch.ones(3), torch.ones(3), 0.0)", ValueError, ("tau",)),
         Refusal(
             "target.concordance_loss_nce(torch.ones(3), torch.ones(3), float('nan'))", ValueError, ("tau",)
@@ -89,6 +96,18 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
     ),
     "negative_binomial_cdf": _count("negative_binomial_cdf"),
     "negative_binomial_sf": _count("negative_binomial_sf"),
+    "compute_numeric_cdf": (
+        Refusal("target.compute_numeric_cdf(torch.distributions.Normal(0.0, 1.0), torch.ones(3))", TypeError),
+    ),
+    "CompositeLoss": (
+        Refusal("target.CompositeLoss([], [])", ValueError),
+        Refusal("target.CompositeLoss('ab', [1.0, 2.0])", TypeError, ("loss_functions",)),
+        Refusal("target.CompositeLoss([int], [1.0])", TypeError, ("loss_functions",)),
+        Refusal("target.CompositeLoss([lambda *_: torch.ones(())], [1.0, 2.0])", ValueError),
+        Refusal("target.CompositeLoss([lambda *_: torch.ones(())], [float('inf')])", ValueError, ("inf",)),
+        Refusal("target.CompositeLoss([lambda *_: torch.ones(1)], [1.0])({}, {})", ValueError, ("(1,)",)),
+        Refusal("target.CompositeLoss([lambda *_: 1.0], [1.0])({}, {})", ValueError, ("float",)),
+    ),
     "compute_residual_mse": (
         Refusal(
             "target.compute_residual_mse(torch.ones(3), torch.ones(3, 1), torch.ones(3), torch.ones(3), 1.0)",

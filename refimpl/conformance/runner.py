@@ -1,8 +1,8 @@
 """Run the catalogue against a target: draw batches, judge them, keep the worst ratio and the failures."""
 
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from refimpl.conformance.batch import Batch, size
 from refimpl.conformance.catalogue import CATALOGUE, LossSpec
-from refimpl.conformance.execution import Outcome, execute
+from refimpl.conformance.demands import DEMANDS, SETUP, unmet
+from refimpl.conformance.execution import execute
+from refimpl.conformance.extras import EXTRAS
 from refimpl.conformance.formats import FORMATS, Format
-from refimpl.conformance.properties import Finding, Judgement, judge, truth, visible_changed
+from refimpl.conformance.properties import Finding, Judgement, judge, truth
 from refimpl.conformance.refusals import REFUSALS, accepted
 from refimpl.conformance.report import Cell, Report, Violation
 from refimpl.conformance.shrink import shrink
@@ -23,7 +25,8 @@ from refimpl.conformance.snippet import snippet
 __all__ = ["DEFAULT_EXAMPLES", "inspect", "verify"]
 
 DEFAULT_EXAMPLES = 8
-REPEAT = 4  # every fourth batch is called twice
+ALWAYS = ("visible", "second derivative")  # these look at few batches anyway
+IN_TURN = ("determinism", "cotangent", "partial", "")  # one a batch
 ATTEMPTS = 150  # at a smaller counterexample
 Progress = Callable[[str, str], None]
 
@@ -56,8 +59,10 @@ def _simplicity(batch: Batch) -> tuple[bool, int]:
     return size(batch) == 0, size(batch)
 
 
-def inspect(target: ModuleType, spec: LossSpec, batch: Batch, *, repeat: bool = True) -> Judgement:
-    """Judge the target on one batch; `repeat` calls it twice and compares the answers.
+def inspect(
+    target: ModuleType, spec: LossSpec, batch: Batch, *, extras: Collection[str] = tuple(EXTRAS)
+) -> Judgement:
+    """Judge the target on one batch; `extras` names what else to ask, with more calls.
 
     Raises:
         ValueError: where the oracle declines the batch as too expensive.
@@ -67,29 +72,10 @@ def inspect(target: ModuleType, spec: LossSpec, batch: Batch, *, repeat: bool = 
     judgement = judge(spec, batch, exact, outcome)
     if outcome.value is None:
         return judgement
-    more = []
-    if repeat and not _same(outcome, execute(target, spec, batch)):
-        more.append(Finding("determinism", "two calls with equal arguments differ"))
-    mask = batch.arguments.get("mask")
-    if isinstance(mask, np.ndarray) and batch.layout == "contiguous":
-        changed = execute(target, spec, visible_changed(mask, batch, np.nan))
-        if not _same(outcome, changed):
-            more.append(Finding("visible", "NaN at the visible positions changes value or gradient"))
-    return Judgement(judgement.value_ratio, judgement.gradient_ratio, (*judgement.findings, *more))
-
-
-def _same(a: Outcome, b: Outcome) -> bool:
-    if a.value is None or b.value is None:
-        return False
-    return _equal(a.value, b.value) and all(
-        _equal(a.gradients[path], b.gradients[path]) for path in a.gradients
-    )
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if a is None or b is None:
-        return a is b
-    return np.array_equal(a, b, equal_nan=True)
+    with np.errstate(all="ignore"):
+        answers = {kind: EXTRAS[kind](target, spec, batch, exact, outcome) for kind in extras}
+    more = (Finding(kind, message) for kind, message in answers.items() if message)
+    return replace(judgement, findings=(*judgement.findings, *more))
 
 
 def _explore(
@@ -109,8 +95,9 @@ def _explore(
     def judged(batch: Batch) -> None:
         if tally.first_only and tally.counts:
             return
+        turn = [kind for kind in (IN_TURN[tally.examples % len(IN_TURN)],) if kind]
         try:
-            tally.add(batch, inspect(target, spec, batch, repeat=tally.examples % REPEAT == 0))
+            tally.add(batch, inspect(target, spec, batch, extras=(*ALWAYS, *turn)))
         except ValueError as declined:
             if "MAX_TERMS" not in str(declined):
                 raise
@@ -133,7 +120,8 @@ def _violation(
     def fails(candidate: Batch) -> bool:
         nonlocal message
         try:
-            findings = inspect(target, spec, candidate, repeat=finding.kind == "determinism").findings
+            asked = [kind for kind in EXTRAS if kind == finding.kind]
+            findings = inspect(target, spec, candidate, extras=asked).findings
         except ValueError:  # the oracle refuses what shrinking made
             return False
         found = [one.message for one in findings if one.kind == finding.kind]
@@ -145,16 +133,25 @@ def _violation(
     return Violation(spec.name, batch.form.name, finding.kind, batch.family, message, size(smaller), text)
 
 
-def _refusals(target: ModuleType, loss: str) -> list[Violation]:
+def _fixed_calls(target: ModuleType, loss: str) -> list[Violation]:
+    """Calls that need no batch: those to refuse, and those that must equal another."""
     found = []
     for refusal in REFUSALS.get(loss, ()):
         finding = accepted(target, refusal)
         if finding is not None:
-            text = f"# {finding.message}\nimport torch\nimport {_name(target)} as target\n\n{refusal.call}\n"
-            found.append(
-                Violation(loss, "float32", finding.kind, "wrong arguments", finding.message, 0, text)
-            )
+            found.append(_fixed(target, loss, finding, "import torch\n", refusal.call))
+    for demand in DEMANDS.get(loss, ()):
+        finding = unmet(target, demand)
+        if finding is not None:
+            found.append(_fixed(target, loss, finding, SETUP, f"print({demand.call}, {demand.equals})"))
     return found
+
+
+def _fixed(target: ModuleType, loss: str, finding: Finding, setup: str, call: str) -> Violation:
+    comment = " ".join(finding.message.split())
+    text = f"# {comment}\n{setup}import {_name(target)} as target\n\n{call}\n"
+    family = "wrong arguments" if finding.kind == "refusal" else "options"
+    return Violation(loss, "float32", finding.kind, family, finding.message, 0, text)
 
 
 def verify(
@@ -201,7 +198,7 @@ def verify(
     violations: list[Violation] = []
     for loss in present:
         spec = CATALOGUE[loss]
-        violations += _refusals(target, loss)
+        violations += _fixed_calls(target, loss)
         for dtype in [dtype for dtype in forms if dtype in spec.dtypes]:
             if first_only and violations:
                 break

@@ -25,16 +25,23 @@ def snippet(target: str, spec: LossSpec, batch: Batch, message: str) -> str:
     lines += ["from math import inf, nan"] if _has_special(batch) else []
     if "distribution(" in spec.call:
         lines.append("from refimpl.conformance.execution import distribution")
+    if batch.layout == "vmap":
+        lines.append("from refimpl.conformance.execution import vmapped")
     lines += [f"import {target} as target", ""]
     wanted: list[str] = []
     for name, tree in batch.arguments.items():
         lines.append(f"{name} = {_literal(spec, batch, name, tree, wanted)}")
     lines += [f"{name} = {value!r}" for name, value in batch.options.items()]
-    lines += [f"value = {spec.call}", 'print("value", value.tolist())']
+    lines += [f"value = {_call(spec, batch)}", 'print("value", value.tolist())']
     if wanted:
         lines.append("value.sum().backward()")
         lines += [f'print("gradient of {path.replace(chr(34), chr(39))}", {path}.grad)' for path in wanted]
     return "\n".join(lines) + "\n"
+
+
+def _call(spec: LossSpec, batch: Batch) -> str:
+    names = ", ".join(batch.arguments)
+    return f"vmapped(lambda {names}: {spec.call}, {names})" if batch.layout == "vmap" else spec.call
 
 
 def _has_special(batch: Batch) -> bool:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from refimpl.conformance.formats import Format, round_to
+from refimpl.conformance.formats import FORMATS, Format, round_to
 
 __all__ = ["MASKS", "PAIRS", "Pair", "masks", "pairs", "shapes"]
 
@@ -93,6 +93,20 @@ def _huge(draw: Draw, form: Format, shape: Shape) -> Pair:
     )
 
 
+def _one_huge(draw: Draw, form: Format, shape: Shape) -> Pair:
+    """Ordinary rows, the last of which is near the largest finite number on one side."""
+    a, b = _ordinary(draw, form, shape)
+    if a.size:
+        b[-1] = draw(spread(form, shape[1:], form.high - 3, form.high))
+    return a, b
+
+
+def _near_overflow(draw: Draw, form: Format, shape: Shape) -> Pair:
+    """Within a factor of two of the root of the largest number: one square fits, the sum of some does not."""
+    exponents = (form.high // 2 - 1, form.high // 2)
+    return draw(spread(form, shape, *exponents)), draw(spread(form, shape, *exponents))
+
+
 def _tiny(draw: Draw, form: Format, shape: Shape) -> Pair:
     """Just above the smallest normal number: squares underflow."""
     return draw(spread(form, shape, form.low, form.low + 6)), draw(
@@ -137,9 +151,11 @@ def _far(draw: Draw, form: Format, shape: Shape) -> Pair:
 
 
 def _counts(draw: Draw, form: Format, shape: Shape) -> Pair:
-    """Integer targets, as datasets hold them."""
+    """Integer targets, as datasets hold them, or just above 2^24, where float32 has no room for them."""
     integers = hnp.arrays(np.int64, shape, elements=st.integers(0, 40), fill=st.nothing())
-    return draw(uniform(form, shape)), np.asarray(draw(integers.map(np.asarray)))
+    level = float(draw(few(FORMATS["float64"], (), (0.0, 0.0, 2.0**24 + 1))))
+    preds = draw(uniform(form, shape))
+    return round_to(level + preds, form), np.asarray(draw(integers.map(np.asarray))) + int(level)
 
 
 def _expanded(draw: Draw, form: Format, shape: Shape) -> Pair:
@@ -157,6 +173,8 @@ PAIRS: dict[str, Callable[[Draw, Format, Shape], Pair]] = {
     "one element": _ordinary,
     "empty batch": _ordinary,
     "huge": _huge,
+    "one huge row": _one_huge,
+    "squares near overflow": _near_overflow,
     "tiny": _tiny,
     "subnormal": _subnormal,
     "mixed magnitudes": _mixed,
@@ -167,6 +185,7 @@ PAIRS: dict[str, Callable[[Draw, Format, Shape], Pair]] = {
     "integer targets": _counts,
     "strided": _ordinary,
     "expanded": _expanded,
+    "vmap": _ordinary,
 }
 
 

@@ -151,14 +151,16 @@ def compute_residual_mse(
     return {"none": rows, "sum": rows.sum(), "mean": rows.mean()}[reduction]
 
 
-def replicate_concordance_mse_loss(model_outputs: Outputs, batch: Outputs) -> Tensor:
+def replicate_concordance_mse_loss(
+    model_outputs: Outputs, batch: Outputs, *, reduction: str = "mean"
+) -> Tensor:
     """Takes what the model gives without looking at its shape.
 
     Wrong because (B,) counts minus (B, 1) means is a table of B x B differences.
     """
     one, two = (batch[name]["reads"] - model_outputs[name]["mu"] for name in ("r1", "r2"))
-    residuals: Tensor = one - batch["metadata"]["sd_ratio"] * two
-    return (residuals**2).mean()
+    rows: Tensor = (one - batch["metadata"]["sd_ratio"] * two) ** 2
+    return {"none": rows, "sum": rows.sum(), "mean": rows.mean()}[reduction]
 
 
 def concordance_loss_nce_wrapper(model_outputs: Outputs, batch: Outputs, **options: Any) -> Tensor:
