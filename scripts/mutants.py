@@ -86,6 +86,9 @@ SWAPPED_NAMES = {
 }  # fmt: skip
 
 
+KINDS = (
+    "operator", "comparison", "boundary", "drop sign", "constant", "function", "swap branches", "drop where",
+)  # fmt: skip
 DTYPES = ("float32", "float64", "float16")
 
 # (module, kind, source line) -> why nobody can tell the difference

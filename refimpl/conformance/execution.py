@@ -72,7 +72,11 @@ def vmapped(function: Callable[..., torch.Tensor], *arguments: Any) -> torch.Ten
         >>> vmapped(torch.dot, torch.ones(3), torch.ones(3))
         tensor(3.)
     """
-    doubled = [map_tree(lambda _, one: torch.stack([one, one]), tree) for tree in arguments]
+
+    def double(_: str, one: Any) -> torch.Tensor:
+        return torch.stack([one, one])
+
+    doubled = [map_tree(double, tree) for tree in arguments]
     result: torch.Tensor = torch.func.vmap(function)(*doubled)[1]
     return result
 
