@@ -81,7 +81,7 @@ def nearly_poisson(k: float, mu: float, r: float) -> bool:
 
 @kernel
 def excess_at_zero(mu: float, r: float) -> Scaled:
-    """T1_0 = mu^2 (x/6 - x^2/12 + x^3/20 - ...), x = mu/r < 2^-30: the terms (-1)^(n+1) x^(n-2) / (n (n-1))."""
+    """T1_0 = mu^2 (x/6 - x^2/12 + x^3/20 - ...), x = mu/r < 2^-30: +-x^(n-2) / (n (n-1)) from n = 3 on."""
     x = sc_div(sc(mu), sc(r))
     total = sc(0.0)
     for n in range(7, 2, -1):
@@ -105,9 +105,9 @@ def score_of_excess(excess: Scaled, k: float, mu: float, r: float) -> Scaled:
 
 @kernel
 def slope_of_excess(excess: Scaled, lost: Scaled, k: float, mu: float, r: float, mass: Scaled) -> Scaled:
-    """dF/dr from the sum of p_j T1_j: ((mu/2) ((k-mu) P - (mu/r) lost) + excess) / (r (r+mu)), P = p_k (k+r)/r.
+    """dF/dr from the sum of p_j T1_j: ((mu/2) ((k-mu) P - (mu/r) lost) + excess) / (r (r+mu)).
 
-    sum_{j<=k} p_j T0_j is this bracket with lost = F - P, by sum_{j<=k} (mu-j) p_j = mu P.
+    sum_{j<=k} p_j T0_j is the first term with lost = F - P, P = p_k (k+r)/r, by sum_{j<=k} (mu-j) p_j = mu P.
     """
     pull = sc_mul(sc_sum(k, -mu), upper_mass(k, r, mass))
     pull = sc_sub(pull, sc_mul(sc_div(sc(mu), sc(r)), lost))

@@ -63,6 +63,16 @@ def test_two_replicates_are_held_to_their_average():
     assert bound.gradient["r2"]["mu"].shape == (50,)
 
 
+def test_the_score_without_mean_is_not_exact():
+    """At mu = 0 < k it is a difference, and comes with the errors of its terms."""
+    outputs, batch = {"mu": [0.0], "r": [4.34375]}, {"reads": [3]}
+    double = precision("float64")
+    exact = exact_gradient(outputs, batch)["r"]
+    bound = nll_loss(outputs, batch, double).gradient["r"]
+    assert error_ratio(exact + 5.6e-17, exact, bound, LARGEST) <= 1.0
+    assert bound[0] <= 1e-14 * exact[0]
+
+
 def test_no_mass_has_a_finite_bound():
     bound = nll_loss({"mu": [0.0, 1.0], "r": [1.0, 1.0]}, {"reads": [1, 1]}, SINGLE)
     assert np.isfinite(bound.value)

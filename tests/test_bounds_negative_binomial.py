@@ -129,6 +129,68 @@ def test_log_mass_float32_is_within_and_comes_near():
         assert SHARP <= ratios.max() <= 1.0
 
 
+def test_score_without_mean_float32_is_within_and_comes_near():
+    """At mu = 0 < k the derivative of log p in r is a difference of two terms, h(r) - h(r+k) and phi(k/r)."""
+    k, _, r = points(2000, 7)
+    r64, k64 = r.astype(np.float64), k.astype(np.float64)
+    h = (np.log(r64) - scipy.special.digamma(r64)) - (np.log(r64 + k64) - scipy.special.digamma(r64 + k64))
+    zero = np.zeros_like(k)
+    exact = negative_binomial_log_pmf_gradient(k, zero, r)[1]
+    bound = negative_binomial_log_pmf(k, zero, r, SINGLE)
+    ratios = error_ratio(h.astype(f32) - phi(k / r, (r + k) / r), exact, bound.gradient[1], LARGEST)
+    assert SHARP <= ratios.max() <= 1.0
+    assert not bound.value.any(), "-inf is exact"
+    assert negative_binomial_log_pmf([3.0], [0.0], [math.inf], SINGLE).gradient[1] == 0.0
+
+
+def test_a_tail_that_underflows_takes_its_share_of_the_gradient_in_r():
+    """T rounded to float32's subnormals before the score multiplies it, and nothing else wrong."""
+    r = (10 ** np.linspace(-44.5, -39.0, 200)).astype(f32)
+    k, mu = np.full_like(r, 3.0), r * f32(3.0)
+    _, S, _, _, slope_r = negative_binomial_partials(k, mu, r)
+    lost = (S - S.astype(f32)) / r  # the score is 1/r to twelve digits
+    bound = negative_binomial_cdf(k, mu, r, SINGLE).gradient[1]
+    assert SHARP <= error_ratio(slope_r + lost, slope_r, bound, LARGEST).max() <= 1.0
+    normal = negative_binomial_cdf([3.0], [3e-30], [1e-30], SINGLE).gradient[1]
+    assert normal[0] < 1e-4 * abs(negative_binomial_partials([3.0], [3e-30], [1e-30])[4][0])
+
+
+def test_a_factor_that_underflows_takes_its_share_of_the_slope_of_the_log():
+    k, mu, r = np.full(50, 2.0), np.geomspace(1e-6, 1e-3, 50), np.full(50, 5e-324)
+    exact = negative_binomial_log_pmf_gradient(k, mu, r)[0]
+    got = (k - mu) / mu * (r / (mu + r))
+    bound = negative_binomial_log_pmf(k, mu, r, precision("float64")).gradient[0]
+    assert SHARP <= error_ratio(got, exact, bound, math.inf).max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("k", "mu", "r"),
+    [
+        (2.0, 1.797e308, 1.0),
+        (1.0, 1.797e308, 1.0),
+        (39.0, 1.797e308, 1.797e308),
+        (2.0, 6.9e307, 8.3e306),
+        (60.0, 4e-314, 3e-316),
+        (3.0, 8e278, 3e-320),
+        (2.0, 1.0, 1e300),
+        (0.0, 1e300, 1e-300),
+    ],
+)
+def test_the_ends_of_the_range_have_bounds_of_the_usual_size(k, mu, r):
+    """Nothing on the way to a bound overflows or underflows: each is its number times 1e-16 ... 1e-11."""
+    double, tiny = precision("float64"), 64.0 * 5e-324
+    F, S, _, _, _ = negative_binomial_partials(k, mu, r)
+    of_cdf, of_sf = negative_binomial_cdf(k, mu, r, double), negative_binomial_sf(k, mu, r, double)
+    of_log = negative_binomial_log_pmf(k, mu, r, double)
+    for exact, bound in (
+        (F, of_cdf.value),
+        (S, of_sf.value),
+        (exact_log_pmf(k, mu, r), of_log.value),
+    ):
+        size = abs(float(exact))
+        assert size * 2.0**-53 <= bound <= size * 1e-11 + tiny
+
+
 def test_gradient_in_r_by_differences_of_scores_is_too_far():
     """dF/dr as -(F log-term) + ...: two terms of size 1/r cancel to 1/r^2 where r >> mu."""
     mu, r, k = f32([2.0]), f32([1e6]), f32([0.0])
@@ -198,3 +260,11 @@ def test_poisson_bound_is_the_limit():
     assert (
         abs(near.value - bound.value) <= 1e-3 * bound.value
     )  # the same formulas, not a tolerance of a result
+
+
+def test_a_bound_of_a_small_result_does_not_underflow():
+    """u F is 0 for F = 1.7e-308, and F comes from a logarithm near -709: hundreds of u, each a share of F."""
+    F = negative_binomial_partials([2.0], 1.797e308, 1.0)[0]
+    assert (
+        negative_binomial_cdf([2.0], 1.797e308, 1.0, precision("float64")).value[0] > 709.0 * 2.0**-53 * F[0]
+    )

@@ -187,21 +187,23 @@ def test_the_way_from_the_mode_keeps_the_slope_at_its_poisson_zero():
             assert abs((a - b) + (a_low - b_low)) <= 2.0**-10 * math.ulp(b)
 
 
+def numbers_or_none(function, *point):
+    """What function gives; None if it refuses the point by naming MAX_TERMS."""
+    try:
+        return np.asarray(function(*point))
+    except ValueError as error:
+        if "MAX_TERMS" not in str(error):
+            raise
+        return None
+
+
 @pytest.mark.parametrize("k", [0.0, 60.0, 1e6, 1e16, 1e300])
 @given(mu=ANY, r=ANY | st.just(math.inf))
 def test_numbers_or_a_refusal(k, mu, r):
     """Finite valid input never gives NaN; what cannot be summed is refused by name."""
-    for function in (
-        negative_binomial_partials,
-        negative_binomial_log_pmf,
-        negative_binomial_log_pmf_gradient,
-    ):
-        try:
-            got = np.asarray(function(k, mu, r))
-        except ValueError as error:
-            assert "MAX_TERMS" in str(error)
-        else:
-            assert not np.isnan(got).any()
+    for function in (negative_binomial_partials, negative_binomial_log_pmf_gradient):
+        got = numbers_or_none(function, k, mu, r)
+        assert got is None or not np.isnan(got).any()
 
 
 def feasible(k: int, mu: float, r: float):

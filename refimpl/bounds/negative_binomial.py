@@ -24,9 +24,13 @@ dF/dr       u (T s + |dF/dr|) (96 + E)
             r. k = 0: -F phi(-y).
 log mass    u (E + 4 |log sqrt| + 8) at b = k, with the square root and the Stirling errors in the log. k = 0:
             6 u L. d/dmu = r (k-mu) / (mu (mu+r)) has 6 roundings; d/dr = s - phi((k-mu)/(r+mu)) has
-            u (8 s + error of phi).
+            u (8 s + error of phi + |d/dr|): the difference is rounded to u of its terms. So at mu = 0 < k,
+            where phi = phi(k/r) and s > phi are of the size 1/r for small r, k/r^2 for large r.
 
-Every result adds 8 of the smallest subnormals for what underflows, and the rounding to its own format.
+What underflows: every result adds 8 t, t the smallest subnormal, and the rounding to its own format. For
+k >= 1 dF/dmu adds t/mu where the prefactor is subnormal (below t/u), dF/dr adds 8 t s where T is, and
+d log p/dmu adds t |k-mu|/mu where r/(r+mu) is: the absolute error of one factor times the other one. What
+underflows is off by itself at most, so prefactor and T by no more than twice themselves.
 """
 
 import math
@@ -52,6 +56,7 @@ from refimpl.negative_binomial_tables import (
 )
 
 _LARGEST = float(np.finfo(np.float64).max)
+_SMALLEST = 2.0**-1074
 _UNDERFLOWS = 8.0  # products and quotients on the way that may become subnormal
 
 
@@ -74,7 +79,7 @@ def _arguments(y: ArrayLike, mu: ArrayLike, r: ArrayLike) -> tuple[Array, Array,
 
 def _settled(rows: Rows, edge: NDArray[np.bool_]) -> Rows:
     """Errors 0 at the edges, where constants come back, and never NaN."""
-    return Rows(rows.exact, np.where(edge, 0.0, np.nan_to_num(rows.error, nan=0.0, posinf=_LARGEST)))
+    return Rows(rows.exact, np.where(edge, 0.0, np.nan_to_num(rows.error, nan=_LARGEST, posinf=_LARGEST)))
 
 
 def distribution_errors(y: ArrayLike, mu: ArrayLike, r: ArrayLike, precision: Precision) -> Rows:
@@ -93,19 +98,30 @@ def distribution_errors(y: ArrayLike, mu: ArrayLike, r: ArrayLike, precision: Pr
         error[row] = np.where(first, 0.0, general)
     for row, special in _at_zero(mean, size, exact, precision.work_roundoff).items():
         error[row] = np.where(first, special, error[row])
-    _add_underflow(error, exact, mean, precision)
+    with np.errstate(over="ignore"):
+        score = largest_score(k + 1.0, size)
+    _add_underflow(error, exact, mean, score, first, precision)
     return _settled(Rows(exact, error), edge)
 
 
-def _add_underflow(error: Array, exact: Array, mean: Array, precision: Precision) -> None:
-    """What becomes subnormal: an absolute error, which dF/dmu = -prefactor/mu divides by mu."""
+def _add_underflow(
+    error: Array, exact: Array, mean: Array, score: Array, first: NDArray[np.bool_], precision: Precision
+) -> None:
+    """What becomes subnormal: an absolute error, which dF/dmu = -prefactor/mu divides by mu.
+
+    So does dF/dr = T s - ... multiply that of T by s. Either loses twice itself at most.
+    """
+    tiny, normal = precision.work_tiny, precision.work_tiny / precision.work_roundoff
     with np.errstate(all="ignore"):
-        prefactor = mean * np.abs(exact[SLOPE_MU])
-        low = prefactor < precision.work_tiny / precision.work_roundoff
-        scale = np.where(low, np.minimum(1.0 / mean, 1.0 / precision.work_tiny), 0.0)
+        tail = np.minimum(exact[F], exact[S])
+        # a tail of 0 is one that the oracle's own format cannot hold
+        of_tail = np.minimum(_UNDERFLOWS * tiny, 2.0 * tail + _SMALLEST)
+        error[SLOPE_R] += np.where((tail < normal) & ~first, of_tail * score, 0.0)
+        slope_mu = np.abs(exact[SLOPE_MU])
+        of_slope_mu = np.minimum(tiny / mean, 2.0 * slope_mu)
+        error[SLOPE_MU] += np.where((mean * slope_mu < normal) & ~first, of_slope_mu, 0.0)
     for row in (F, S, SLOPE_MU, SLOPE_R):
-        error[row] += _UNDERFLOWS * precision.work_tiny
-    error[SLOPE_MU] += precision.work_tiny * scale
+        error[row] += _UNDERFLOWS * tiny
 
 
 def _general(k: Array, mu: Array, r: Array, exact: Array, u: float) -> dict[int, Array]:
@@ -116,30 +132,31 @@ def _general(k: Array, mu: Array, r: Array, exact: Array, u: float) -> dict[int,
             np.abs(exact[SLOPE_MU]),
             np.abs(exact[SLOPE_R]),
         )
-        deviance = deviance_error(np.maximum(b, 1.0), mu, r)
-        of_log = _series_error(b, mu, r)
-        tail_error = u * tail * (48.0 + deviance) + u * exact[F] * of_log * np.minimum(r, 2.0)
+        # u times the large factor first: u times a small result may underflow
+        deviance = deviance_error(np.maximum(b, 1.0), mu, r, u)
+        of_log = u * _series_error(b, mu, r)
+        tail_error = tail * (48.0 * u + deviance) + exact[F] * (of_log * np.minimum(r, 2.0))
         scale = tail * largest_score(b, r)
         return {
             F: tail_error + u * exact[F],
             S: tail_error + u * exact[S],
-            SLOPE_MU: u * slope_mu * (16.0 + deviance),
-            SLOPE_R: u * (np.nan_to_num(scale + slope_r) * (96.0 + deviance) + exact[F] * of_log),
+            SLOPE_MU: slope_mu * (16.0 * u + deviance),
+            SLOPE_R: (scale + slope_r) * (96.0 * u + deviance) + exact[F] * of_log,
         }
 
 
 @quiet
 def _series_error(b: Array, mu: Array, r: Array) -> Array:
     """Error of (log F) / r in units of u where it is summed as an alternating series, else 0."""
-    z = (b + r) * (r / (r + mu))
-    applies = (r < 2.0) & (r < mu) & (z <= 4.5)
-    return np.where(applies, 64.0 + 4.0 * np.abs(np.log(z)) + 4.0 * np.exp(np.minimum(z, 4.5)), 0.0)
+    log_z = np.log(b + r) + np.log(r) - np.log(r + mu)  # z itself may underflow
+    applies = (r < 2.0) & (r < mu) & (log_z <= math.log(4.5))
+    return np.where(applies, 64.0 + 4.0 * np.abs(log_z) + 4.0 * np.exp(np.exp(np.minimum(log_z, 2.0))), 0.0)
 
 
 def _at_zero(mu: Array, r: Array, exact: Array, u: float) -> dict[int, Array]:
     with np.errstate(all="ignore"):
         exponent = -log_mass_of_zero(mu, r)
-        of_exponent = 6.0 * exact[F] * exponent
+        of_exponent = 6.0 * exact[F] * np.minimum(exponent, _LARGEST)
         slope_mu, slope_r = np.abs(exact[SLOPE_MU]), np.abs(exact[SLOPE_R])
         of_phi = score_term_error(np.zeros(mu.size), mu, r)
         return {
@@ -163,21 +180,36 @@ def log_mass_errors(y: ArrayLike, mu: ArrayLike, r: ArrayLike, precision: Precis
     high, low = log_mass_table(y, mu, r)
     exact = high + low
     k, mean, size = _arguments(y, mu, r)
-    edge = ~(np.isfinite(k) & (k >= 0.0) & (mean > 0.0) & np.isfinite(mean) & (size > 0.0))
-    k, mean, size = (np.where(edge, 1.0, part) for part in (k, mean, size))
+    valid = np.isfinite(k) & (k >= 0.0) & np.isfinite(mean) & (size > 0.0)
+    edge = ~(valid & (mean > 0.0))
+    no_mass = valid & (mean == 0.0) & (k > 0.0) & np.isfinite(size)  # only the score is more than a constant
+    k, size = (np.where(valid, part, 1.0) for part in (k, size))
+    of_score = _score_error(k, np.where(valid, mean, 1.0), size, exact[LOG_SLOPE_R], precision)
+    mean = np.where(edge, 1.0, mean)
     u, first, b = precision.work_roundoff, k == 0.0, np.maximum(k, 1.0)
     error = np.zeros(exact.shape)
     with np.errstate(all="ignore"):
         spread = (
             np.log(b) - np.where(np.isinf(size), 0.0, np.log(size) - np.log(b + size)) + math.log(2 * math.pi)
         )
-        general = deviance_error(b, mean, size) + 2.0 * np.abs(spread) + 8.0
-        error[LOG_MASS] = u * np.where(first, -6.0 * log_mass_of_zero(mean, size), general)
+        general = deviance_error(b, mean, size, u) + u * (2.0 * np.abs(spread) + 8.0)
+        error[LOG_MASS] = np.where(first, -6.0 * u * log_mass_of_zero(mean, size), general)
         error[LOG_SLOPE_MU] = 6.0 * u * np.abs(exact[LOG_SLOPE_MU])
-        score = np.where(first, 0.0, largest_score(b, size))
-        error[LOG_SLOPE_R] = u * (8.0 * score + score_term_error(k, mean, size) + np.abs(exact[LOG_SLOPE_R]))
+        small = size / (mean + size) < precision.work_tiny / u
+        error[LOG_SLOPE_MU] += np.where(small, precision.work_tiny * (np.abs(k - mean) / mean), 0.0)
     error += _UNDERFLOWS * precision.work_tiny
-    return _settled(Rows(exact, error), edge)
+    settled = _settled(Rows(exact, error), edge)
+    settled.error[LOG_SLOPE_R] = np.where(edge & ~no_mass, 0.0, of_score)
+    return settled
+
+
+def _score_error(k: Array, mu: Array, r: Array, exact: Array, precision: Precision) -> Array:
+    """Error of d log p/dr = s - phi((k-mu)/(r+mu)), s = h(r) - h(r+k); at mu = 0, z = k/r."""
+    with np.errstate(all="ignore"):
+        score = np.where(k == 0.0, 0.0, largest_score(np.maximum(k, 1.0), r))
+        terms = 8.0 * score + score_term_error(k, mu, r) + np.abs(exact)
+    error = precision.work_roundoff * terms + _UNDERFLOWS * precision.work_tiny
+    return np.nan_to_num(error, nan=_LARGEST, posinf=_LARGEST)
 
 
 def pulled_back(
@@ -217,8 +249,9 @@ def _elementwise(
 ) -> Bound:
     y, mu, r = (np.shape(part) for part in shapes)
     value, slope_mu, slope_r = which
+    size = np.where(np.isfinite(rows.exact[value]), rows.exact[value], 0.0)
     return Bound(
-        precision.rounded_result(rows.exact[value], rows.error[value]).reshape(y),
+        precision.rounded_result(size, rows.error[value]).reshape(y),
         tuple(
             pulled_back(rows.exact[row], rows.error[row], 1.0, shape, precision)
             for row, shape in ((slope_mu, mu), (slope_r, r))
