@@ -103,9 +103,13 @@ def negative_pearson_loss_wrapper(model_outputs: object, batch: object, *, eps: 
 
 
 def _concatenated(first: Tensor, second: Tensor) -> Tensor:
-    """Both sides in the working dtype: autocast refuses to concatenate two different half dtypes."""
-    work = checks.working_dtype(first, second)
-    return torch.cat([first.reshape(-1).to(work), second.reshape(-1).to(work)])
+    """Both sides in one dtype that holds them, none of the half ones: autocast knows only its own."""
+    floating = {first.is_floating_point(), second.is_floating_point()}
+    sides = [first.reshape(-1), second.reshape(-1)]
+    if floating != {False}:
+        wide = checks.result_dtype if floating == {True} else checks.working_dtype
+        sides = [side.to(wide(first, second)) for side in sides]
+    return torch.cat(sides)
 
 
 @options_checked

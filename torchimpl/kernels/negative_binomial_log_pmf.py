@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchimpl.kernels.negative_binomial import LARGEST, linear_growth
 from torchimpl.kernels.negative_binomial_constants import LOG_MINUS_DIGAMMA, STIRLING, TRIGAMMA_EXCESS
-from torchimpl.kernels.negative_binomial_ops import batched, weigh
+from torchimpl.kernels.negative_binomial_ops import LastDerivatives, batched, weigh
 from torchimpl.kernels.negative_binomial_regions import horner, phi1, room_for_sums, zero_exponent
 
 Two = tuple[Tensor, Tensor]
@@ -247,22 +247,11 @@ class NegativeLogPMFSlopes(torch.autograd.Function):
         return None, weigh((on_mu, d_mu_mu), (on_r, d_mu_r)), weigh((on_mu, d_mu_r), (on_r, d_r_r))
 
 
-class NegativeLogPMFCurvatures(torch.autograd.Function):
-    """(y, mu, r) -> the second derivatives of -log pmf; where differentiation ends."""
-
-    generate_vmap_rule = True
+class NegativeLogPMFCurvatures(LastDerivatives):
+    """(y, mu, r) -> the second derivatives of -log pmf."""
 
     @staticmethod
     def forward(y: Tensor, mu: Tensor, r: Tensor) -> Three:
         """All three."""
         curvatures: Three = curvatures_operator(y, mu, r)
         return curvatures
-
-    @staticmethod
-    def setup_context(_ctx: Any, _inputs: Three, _output: Three) -> None:
-        """Nothing to keep."""
-
-    @staticmethod
-    def backward(_ctx: Any, *_cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Refuse."""
-        raise NotImplementedError("the likelihood has first and second derivatives, no third ones")

@@ -111,16 +111,10 @@ class NegativeBinomialCDF(torch.autograd.Function):
         return None, g_mu, g_r
 
 
-class NegativeBinomialSecond(torch.autograd.Function):
-    """(y, mu, r) -> the second derivatives of F; where differentiation ends."""
+class LastDerivatives(torch.autograd.Function):
+    """(y, mu, r) -> second derivatives, by the `forward` of a subclass; where differentiation ends."""
 
     generate_vmap_rule = True
-
-    @staticmethod
-    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Three:
-        """All three."""
-        found: Three = second_operator(y, mu, r)
-        return found
 
     @staticmethod
     def setup_context(_ctx: Any, _inputs: Three, _output: Three) -> None:
@@ -129,4 +123,14 @@ class NegativeBinomialSecond(torch.autograd.Function):
     @staticmethod
     def backward(_ctx: Any, *_cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """Refuse."""
-        raise NotImplementedError("the negative-binomial CDF has first and second derivatives, no third ones")
+        raise NotImplementedError("the negative binomial has first and second derivatives, no third ones")
+
+
+class NegativeBinomialSecond(LastDerivatives):
+    """(y, mu, r) -> the second derivatives of F."""
+
+    @staticmethod
+    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Three:
+        """All three."""
+        found: Three = second_operator(y, mu, r)
+        return found
