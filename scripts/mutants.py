@@ -27,10 +27,10 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import random
 import sys
 import types
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -92,7 +92,130 @@ KINDS = (
 DTYPES = ("float32", "float64", "float16")
 
 # (module, kind, source line) -> why nobody can tell the difference
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    (
+        "composite",
+        "constant",
+        "active = torch.where(weights == 0.0, 0.0, values)",
+    ): "multiplied by the weight 0 afterwards",
+    (
+        "composite",
+        "function",
+        "finite = (stacked.detach().isfinite() | (weights == 0.0)).all()",
+    ): "a bool has no gradient: detach is documentation",
+    (
+        "concordance",
+        "operator",
+        "wide = working in (res1.dtype, res2.dtype) or not 1e-100 < tau < 1e100",
+    ): "a second search: needed where the first one underflows, which no family reaches",
+    (
+        "concordance",
+        "drop sign",
+        "wide = working in (res1.dtype, res2.dtype) or not 1e-100 < tau < 1e100",
+    ): "wide where it need not be costs time only",
+    (
+        "concordance",
+        "comparison",
+        "wide = working in (res1.dtype, res2.dtype) or not 1e-100 < tau < 1e100",
+    ): "wide where it need not be costs time only",
+    (
+        "kernels/concordance",
+        "function",
+        "self.poison = (x * 0).sum(1) + self.poison_y",
+    ): "sum and mean of zeros or NaN are the same",
+    (
+        "kernels/concordance",
+        "constant",
+        "room = _top(self.dtype) // 2 - 4 - self.features.bit_length()",
+    ): "one more bit of a margin of four",
+    (
+        "pearson",
+        "constant",
+        "p_norm = torch.where(x_constant, 1.0, p.square().sum()).sqrt()",
+    ): "a placeholder, replaced by 0 afterwards",
+    (
+        "pearson",
+        "constant",
+        "denominator = torch.where(degenerate, 1.0, denominator)",
+    ): "a placeholder: the numerator it divides is 0",
+    (
+        "residual",
+        "swap branches",
+        "exponent_b = torch.where(in_range, 0, scaling.exponent(scaling.largest(b)))",
+    ): "scaling by powers of two is exact, needed or not",
+    (
+        "residual",
+        "constant",
+        "difference = torch.where(slope == 0.0, 0.0, y2 * shrink_d - mu2 * shrink_d)",
+    ): "multiplied by the slope 0 afterwards",
+    (
+        "residual",
+        "function",
+        "if in_range and work == torch.float64 and all(tensor.dtype != work for tensor in inputs):",
+    ): "the two paths round alike; float32 work happens on devices without float64 only",
+    (
+        "residual",
+        "constant",
+        "return torch.where(x.detach().abs() < _HUGE[x.dtype], 1.0, _SHRINK).to(x.dtype)",
+    ): "whoever shrinks divides by the same factor",
+    (
+        "scaling",
+        "function",
+        "x = x.detach()",
+    ): "only powers of two are made of it, from its bits: no gradient passes",
+    (
+        "scaling",
+        "constant",
+        'half = torch.div(exponents, 2, rounding_mode="trunc")',
+    ): "two parts of any sizes multiply to the same power while both fit",
+    (
+        "scaling",
+        "constant",
+        "return biased.clamp(1, 2 * bias) - bias",
+    ): "one binade beside the end of the range, scaled back by the same factor",
+    ("saturate", "operator", "_GUARD = 2.0**-64"): "a smaller power of two guards as well",
+    ("saturate", "constant", "_GUARD = 2.0**-64"): "a smaller power of two guards as well",
+    (
+        "negative_binomial",
+        "function",
+        "cdf, sf, _, _ = NegativeBinomialCDF.apply(y.detach(), mu, r)",
+    ): "the function gives y no gradient either way",
+    (
+        "quantile",
+        "function",
+        "torch.isfinite(distance.detach()),",
+    ): "a bool has no gradient: detach is documentation",
+    (
+        "likelihood",
+        "function",
+        "return elements, torch.isfinite(counts.detach()) & torch.isfinite(mean.detach())",
+    ): "a bool has no gradient: detach is documentation",
+}
+# the same key -> what a check would have to reach; these count as survivors
+UNNOTICED: dict[tuple[str, str, str], str] = {
+    (
+        "kernels/negative_binomial_fraction",
+        "operator",
+        "d_root_0 = (last.denominator * last.d_denominator + 2.0 * following.d_numerator) / (root_0 + TINY)",
+    ): "derivative of the estimated rest of the fraction",
+    (
+        "kernels/negative_binomial_regions",
+        "swap branches",
+        "log_cx = torch.where(x > 1e-290, log_cx, far) - torch.log1p(r)",
+    ): "no family has x below 1e-290",
+    (
+        "likelihood",
+        "constant",
+        'y: Tensor, mu: Tensor, r: Tensor, *, reduction: str = "mean", validate: bool = False',
+    ): "a default of a function that the catalogue does not call",
+    (
+        "replicates",
+        "operator",
+        "return saturate(reads - mu, work, reads.isfinite() & mu.isfinite())",
+    ): "one input infinite beside a finite one",
+    ("residual", "constant", "idle = slope == 0.0"): "incoming gradient 0 beside an infinite difference",
+    ("saturate", "constant", "for tensor in tensors[1:]:"): "infinity in the second input only",
+}
 
 
 @dataclass(frozen=True)
@@ -278,14 +401,25 @@ def reason(mutation: Mutation) -> str:
     return EQUIVALENT.get((mutation.module, mutation.kind, line_of(mutation)), "")
 
 
+def known_gap(mutation: Mutation) -> str:
+    """What a check would have to reach to notice the mutation; empty where no gap is known."""
+    return UNNOTICED.get((mutation.module, mutation.kind, line_of(mutation)), "")
+
+
 def sampled(modules: Sequence[str], count: int | None, seed: int) -> list[Mutation]:
-    """The same `count` mutations of every module at every run, or all of them."""
-    rng, chosen = random.Random(seed), []  # noqa: S311 (no secret here)
+    """The same `count` mutations of every module at every run, or all of them.
+
+    They are picked by the text of their line, so that an edit elsewhere leaves the sample as it is.
+    """
+
+    def rank(mutation: Mutation) -> int:
+        text = f"{seed} {mutation.module} {mutation.kind} {line_of(mutation)}"
+        return zlib.crc32(text.encode())
+
+    chosen = []
     for module in modules:
-        every = list(candidates(module))
-        chosen += sorted(
-            every if count is None else rng.sample(every, min(count, len(every))), key=lambda m: m.index
-        )
+        picked = sorted(candidates(module), key=rank)[:count]
+        chosen += sorted(picked, key=lambda mutation: mutation.index)
     return chosen
 
 

@@ -152,7 +152,7 @@ def _difference(
 
 
 def _jumps(fine: NDArray[np.float64], coarse: NDArray[np.float64]) -> bool:
-    """Whether the gradient jumps within the step, at a tie of two maxima, say: halving it doubles the slope."""
+    """Whether the gradient jumps within the step, as at a tie of maxima: halving it doubles the slope."""
     change, size = (np.max(np.abs(array), initial=0.0) for array in (fine - coarse, fine))
     return bool(change > 0.25 * size)
 

@@ -66,11 +66,13 @@ def _wrapper(name: str) -> tuple[Refusal, ...]:
     reads = "{'reads': torch.ones(3)}"
     batch = f"{{'r1': {reads}, 'r2': {reads}, 'metadata': {{'sd_ratio': torch.tensor(1.0)}}}}"
     outputs = f"{{'r1': {side}, 'r2': {side}}}"
+    row = "{'mu': torch.ones(1, 3), 'r': torch.ones(3)}"
     long = "{'mu': torch.ones(4), 'r': torch.ones(4)}"
     return (
         Refusal(f"target.{name}({{'r1': {side}}}, {batch})", KeyError, ("r2",)),
         Refusal(f"target.{name}({outputs}, {{'r1': {reads}, 'r2': {{}}}})", KeyError),
         Refusal(f"target.{name}({{'r1': {side}, 'r2': {long}}}, {batch})", ValueError),
+        Refusal(f"target.{name}({{'r1': {side}, 'r2': {row}}}, {batch})", ValueError),
     )
 
 
