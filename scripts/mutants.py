@@ -105,11 +105,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "a bool has no gradient: detach is documentation",
     (
         "concordance",
-        "operator",
-        "wide = working in (res1.dtype, res2.dtype) or not 1e-100 < tau < 1e100",
-    ): "a second search: needed where the first one underflows, which no family reaches",
-    (
-        "concordance",
         "drop sign",
         "wide = working in (res1.dtype, res2.dtype) or not 1e-100 < tau < 1e100",
     ): "wide where it need not be costs time only",
@@ -128,11 +123,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "constant",
         "room = _top(self.dtype) // 2 - 4 - self.features.bit_length()",
     ): "one more bit of a margin of four",
-    (
-        "pearson",
-        "constant",
-        "p_norm = torch.where(x_constant, 1.0, p.square().sum()).sqrt()",
-    ): "a placeholder, replaced by 0 afterwards",
     (
         "pearson",
         "constant",
@@ -173,8 +163,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "constant",
         "return biased.clamp(1, 2 * bias) - bias",
     ): "one binade beside the end of the range, scaled back by the same factor",
-    ("saturate", "operator", "_GUARD = 2.0**-64"): "a smaller power of two guards as well",
-    ("saturate", "constant", "_GUARD = 2.0**-64"): "a smaller power of two guards as well",
+    ("saturate", "constant", "_GUARD = 2.0**-64"): "scaled back by the same factor",
     (
         "negative_binomial",
         "function",
@@ -215,6 +204,11 @@ UNNOTICED: dict[tuple[str, str, str], str] = {
     ): "one input infinite beside a finite one",
     ("residual", "constant", "idle = slope == 0.0"): "incoming gradient 0 beside an infinite difference",
     ("saturate", "constant", "for tensor in tensors[1:]:"): "infinity in the second input only",
+    (
+        "concordance",
+        "operator",
+        "wide = working in (res1.dtype, res2.dtype) or not 1e-100 < tau < 1e100",
+    ): "neighbours that only a second search tells apart",
 }
 
 
