@@ -20,6 +20,7 @@ from refimpl.negative_binomial import (
     negative_binomial_log_pmf_gradient,
     negative_binomial_partials,
 )
+from tests.budget import examples
 
 SINGLE = precision("float32")
 LARGEST = SINGLE.work_max
@@ -228,7 +229,7 @@ def test_survival_by_subtraction_is_too_far():
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64"])
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     k=st.integers(-1, 60),
     mu=st.floats(0.0, 1e300, exclude_min=False),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refimpl.likelihood import nll_loss, nll_loss_gradient
+from tests.budget import examples
 
 LARGEST = np.finfo(np.float64).max
 ELEMENTS = st.lists(
@@ -34,7 +35,7 @@ def close(got, true):
     return abs(mpmath.mpf(float(got)) - true) <= math.ulp(float(true))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(ELEMENTS)
 def test_one_replicate_is_right_to_one_ulp(elements):
     outputs, batch = as_batch(elements)
@@ -51,7 +52,7 @@ def test_one_replicate_is_right_to_one_ulp(elements):
             assert close(gradient["r"][i], -part[2] * 0.75 / len(exact))
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(ELEMENTS, ELEMENTS)
 def test_two_replicates_are_averaged(first, second):
     pairs = [as_batch(elements) for elements in (first, second)]

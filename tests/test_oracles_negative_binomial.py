@@ -28,6 +28,7 @@ from refimpl.negative_binomial import (
 )
 from refimpl.negative_binomial_sums import MAX_TERMS, sum_from_mode, sum_from_zero
 from refimpl.scaled import sc_pair
+from tests.budget import examples
 
 POINTS = Path(__file__).parent / "data" / "negative_binomial_points.csv"
 BITS = 192
@@ -167,13 +168,13 @@ def test_corners_are_right_to_one_ulp(corner):
     assert_one_ulp(*corner)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(WHOLE_RANGE)
 def test_the_whole_range_is_right_to_one_ulp(point):
     assert_one_ulp(*point)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.integers(1, 300), st.integers(8, 1000))
 def test_slope_in_r_at_its_poisson_zero(k, exponent):
     assert_one_ulp(k, float(k), 2.0**exponent)
@@ -219,7 +220,7 @@ def feasible(k: int, mu: float, r: float):
 def test_both_tails_are_right_to_one_ulp(points):
     seen = []
 
-    @settings(max_examples=30)
+    @settings(max_examples=examples(30))
     @given(points)
     def check(point):
         k, mu, r = point
@@ -235,7 +236,7 @@ def test_both_tails_are_right_to_one_ulp(points):
     assert len(seen) >= 30, "Arb gave too few balls for this to be a test"
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.one_of(REALISTIC, WIDE, EXTREME))
 def test_gradients_are_right_to_one_ulp(point):
     k, mu, r = point
@@ -246,7 +247,7 @@ def test_gradients_are_right_to_one_ulp(point):
     assert ulps(slope_r, true_r) <= 1.0
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.one_of(REALISTIC, WIDE, EXTREME))
 def test_log_mass_is_right_to_one_ulp(point):
     k, mu, r = point

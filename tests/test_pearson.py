@@ -15,12 +15,13 @@ from refimpl.bounds.precision import precision
 from refimpl.conformance.formats import FORMATS, round_to
 from refimpl.conformance.strategies import PAIRS, pairs, shapes, uniform
 from tests.agreement import DTYPES, assert_agrees
+from tests.budget import examples
 from torchimpl.kernels import blocks
 from torchimpl.pearson import NegativePearsonLoss, negative_pearson_loss
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(data=st.data())
 def test_agrees_with_the_oracle(dtype, data):
     family = data.draw(st.sampled_from([*PAIRS]))

@@ -13,6 +13,7 @@ from refimpl.bounds import residual as bounds
 from refimpl.conformance.formats import FORMATS, round_to
 from refimpl.conformance.strategies import PAIRS, pairs, shapes
 from tests.agreement import DTYPES, assert_agrees
+from tests.budget import examples
 from torchimpl.kernels import blocks
 from torchimpl.residual import (
     REDUCTIONS,
@@ -24,7 +25,7 @@ from torchimpl.residual import (
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(data=st.data())
 def test_agrees_with_the_oracle(dtype, data):
     family = data.draw(st.sampled_from([*PAIRS]))
