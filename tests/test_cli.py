@@ -11,46 +11,7 @@ import pytest
 from refimpl.conformance.catalogue import CATALOGUE
 from refimpl.conformance.cli import main
 
-RIGHT = '''
-import torch
-
-class _MaskedMSE(torch.autograd.Function):
-    """Masked squares in float64, of deviations scaled by the largest one."""
-
-    @staticmethod
-    def forward(ctx, x_recon, x, mask, reduction):
-        error = torch.where(mask, x_recon.double() - x.double(), 0.0)
-        rows = max(len(x), 1)
-        count = {"mean": max(int(mask.sum()), 1), "batch_mean": rows}.get(reduction, 1)
-        ctx.save_for_backward(error)
-        ctx.count, ctx.dtypes = count, (x_recon.dtype, x.dtype)
-        finite = torch.where(torch.isfinite(error), error, 0.0)
-        scale = finite.abs().max().clamp(min=1e-300) if error.numel() else error.new_tensor(1.0)
-        squares = (error / scale) ** 2
-        total = squares if reduction == "none" else squares.sum() / count
-        half = x_recon.dtype in (torch.float16, torch.bfloat16)
-        dtype = torch.float32 if half and reduction != "none" else x_recon.dtype
-        result = total * scale * scale
-        largest = torch.finfo(dtype).max
-        known = torch.isfinite(error) if reduction == "none" else torch.isfinite(error).all()
-        return torch.where(known, result.clamp(max=largest), result).to(dtype)
-
-    @staticmethod
-    def backward(ctx, cotangent):
-        (error,) = ctx.saved_tensors
-        gradient = cotangent.double() * 2 * error / ctx.count
-        return gradient.to(ctx.dtypes[0]), (-gradient).to(ctx.dtypes[1]), None, None
-
-
-def masked_mse(x_recon, x, mask, *, reduction="mean"):
-    if x_recon.shape != x.shape or x.shape != mask.shape:
-        raise ValueError(f"shapes differ: {x_recon.shape}, {x.shape}, {mask.shape}")
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be bool, got {mask.dtype}")
-    if reduction not in ("mean", "sum", "none", "batch_mean"):
-        raise ValueError(f"reduction {reduction!r} is not known")
-    return _MaskedMSE.apply(x_recon, x, mask, reduction)
-'''
+RIGHT = "from torchimpl.masked import masked_mse\n"
 
 WRONG = """
 def masked_mse(x_recon, x, mask, *, reduction="mean"):
