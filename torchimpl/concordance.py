@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from torchimpl import checks
+from torchimpl import checks, scaling
 from torchimpl.kernels.concordance_op import concordance_rows
-from torchimpl.saturate import all_finite, safe_sum, saturate
+from torchimpl.saturate import all_finite, replace_through, safe_sum, saturate
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -67,15 +69,43 @@ def concordance_loss_nce(
     working = checks.working_dtype(res1, res2)
     # squares of anything narrower than the working dtype stay inside its range (for a tau that is not absurd)
     wide = working in (res1.dtype, res2.dtype) or not 1e-100 < tau < 1e100
-    losses = concordance_rows(
-        _matrix(res1, working), _matrix(res2, working), tau=tau, eps=eps, rows=rows, wide=wide
-    )
-    finite = all_finite(res1, res2)
+    x, y = _matrix(res1, working), _matrix(res2, working)
+    losses, nearest = concordance_rows(x, y, tau=tau, eps=eps, rows=rows, wide=wide)
+    finite, dtype = all_finite(res1, res2), checks.result_dtype(res1, res2)
     if reduction == "none":
         return saturate(losses, checks.elementwise_dtype(res1, res2), finite)
-    # a row beyond float64 takes the mean with it
-    count = max(losses.numel(), 1) if reduction == "mean" else 1
-    return saturate(safe_sum(losses, count), checks.result_dtype(res1, res2), finite)
+    if reduction == "sum":
+        return saturate(safe_sum(losses), dtype, finite)
+    mean = safe_sum(losses, max(losses.numel(), 1))
+    if working == dtype and x.numel():
+        # beside such a distance ε is as good as a source at distance 0
+        source = x if eps else y[nearest]
+        mean = _mean_of_huge_rows(mean, losses, x.detach(), y.detach(), source.detach(), tau)
+    return saturate(mean, dtype, finite)
+
+
+def _mean_of_huge_rows(
+    mean: Tensor, losses: Tensor, x: Tensor, y: Tensor, source: Tensor, tau: float
+) -> Tensor:
+    """The mean where a row has overflowed although the mean of all rows may not.
+
+    Next to (d_ii - d_in)/τ, n the nearest source, nothing counts in such a row; it is formed with its own
+    power of two, as Σ_k (n - y)(2x - y - n) / τ.
+    """
+    quarter_x, quarter_y, quarter_source = x * 0.25, y * 0.25, source * 0.25
+    left = quarter_source - quarter_y
+    right = (quarter_x - quarter_y) + (quarter_x - quarter_source)
+    size = torch.maximum(left.abs(), right.abs()).amax(1)
+    scale = scaling.unit_scale(size)[:, None]
+    mantissa, exponent = math.frexp(tau)
+    # 2^4 for the quarters; 2^-64 leaves room for the sum
+    exponents = 2 * scaling.exponent(size).long() + 4 - exponent - 64
+    limit = 2 * math.frexp(torch.finfo(x.dtype).max)[1] - 4
+    products = ((left * scale) * (right * scale)).sum(1) / mantissa
+    rows = scaling.rescale(products, exponents.clamp(-limit, limit))
+    overflowed = losses.detach() == torch.inf
+    total = torch.where(overflowed, rows, losses.detach() * 2.0**-64).sum() / losses.numel() * 2.0**64
+    return replace_through(mean, torch.where(overflowed.any(), total, mean.detach()))
 
 
 def _matrix(residual: Tensor, dtype: torch.dtype) -> Tensor:

@@ -66,6 +66,36 @@ def saturate(x: Tensor, dtype: torch.dtype, inputs_finite: Tensor) -> Tensor:
     return saturated.to(dtype)
 
 
+class _Replace(torch.autograd.Function):
+    """Another value; the backward pass is the identity."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(_x: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(_ctx: Any, _inputs: tuple[Any, ...], _output: Tensor) -> None:
+        """Nothing to keep."""
+
+    @staticmethod
+    def backward(_ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return grads[0], None
+
+
+def replace_through(x: Tensor, value: Tensor) -> Tensor:
+    """Return `value`, with the gradient of `x`: for a value that had to be computed another way.
+
+    Example:
+        >>> x = torch.tensor(1.0, requires_grad=True)
+        >>> replace_through(2 * x, torch.tensor(5.0))
+        tensor(5., grad_fn=<_ReplaceBackward>)
+    """
+    replaced: Tensor = _Replace.apply(x, value.detach())
+    return replaced
+
+
 def clamp_through(x: Tensor, limit: float) -> Tensor:
     """Clamp rounding errors beyond ±limit; the gradient passes through unchanged, NaN stays.
 

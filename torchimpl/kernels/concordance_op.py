@@ -178,15 +178,19 @@ class _Curvature(torch.autograd.Function):
         raise NotImplementedError("concordance_loss_nce has first and second derivatives, but no third ones")
 
 
-def concordance_rows(x: Tensor, y: Tensor, *, tau: float, eps: float, rows: int, wide: bool) -> Tensor:
-    """Loss of every row, (B,), for (B, D) inputs in the working dtype; see `Pairs` for the options.
+def concordance_rows(
+    x: Tensor, y: Tensor, *, tau: float, eps: float, rows: int, wide: bool
+) -> tuple[Tensor, Tensor]:
+    """Loss of every row and index of the source nearest to it, (B,), for (B, D) inputs in the working dtype.
+
+    See `Pairs` for the options.
 
     Example:
         >>> x = torch.zeros(3, 1, dtype=torch.float64)
-        >>> concordance_rows(x, x, tau=1.0, eps=0.0, rows=0, wide=False)  # log 3
+        >>> concordance_rows(x, x, tau=1.0, eps=0.0, rows=0, wide=False)[0]  # log 3
         tensor([1.0986, 1.0986, 1.0986], dtype=torch.float64)
     """
     outputs: tuple[Tensor, Tensor, Tensor] = _Rows.apply(
         x, y, {"tau": tau, "eps": eps, "rows": rows, "wide": wide}
     )
-    return outputs[0]
+    return outputs[0], outputs[1]
