@@ -463,3 +463,23 @@ def test_module_is_the_function():
     expected = concordance_loss_nce(x, y, 0.5, eps=0.0, reduction="sum", chunk_size=2)
     assert torch.equal(module(x, y), expected)
     assert repr(module) == "ConcordanceLossNCE(tau=0.5, eps=0.0, reduction='sum', chunk_size=2)"
+
+
+@pytest.mark.parametrize("eps", [1e-8, 0.0])
+@pytest.mark.parametrize("tau", [1e-3, 1.0, 50.0, 1e280])
+def test_a_mean_within_float64_survives_a_row_beyond_it(tau, eps):
+    """One row is 3e308 or more, the mean over 64 is not."""
+    rng = np.random.default_rng(0)
+    x, y = np.zeros((64, 2)), rng.normal(size=(64, 2))
+    size = math.sqrt(tau) * math.sqrt(5e307)
+    x[0], y[0] = (size, size), (-size, 3 * size)
+    arrays = [torch.tensor(v, requires_grad=True) for v in (x, y)]
+    value = concordance_loss_nce(*arrays, tau, eps=eps)
+    exact = oracle.concordance_loss_nce(x, y, tau, eps=eps)
+    allowed = bounds.concordance_loss_nce(x, y, tau, eps=eps, precision=precision("float64")).value
+    rows = concordance_loss_nce(*arrays, tau, eps=eps, reduction="none")
+    assert rows[0].item() == torch.finfo(torch.float64).max
+    assert 1e306 < exact < 1e308
+    assert abs(value.item() - exact) <= allowed
+    value.backward()
+    assert not any(a.grad.isnan().any() for a in arrays)
