@@ -13,9 +13,15 @@ import torch
 from torch import Tensor
 
 from torchimpl.kernels.negative_binomial import LARGEST, linear_growth
-from torchimpl.kernels.negative_binomial_constants import LOG_MINUS_DIGAMMA, STIRLING, TRIGAMMA_EXCESS
+from torchimpl.kernels.negative_binomial_constants import STIRLING, TRIGAMMA_EXCESS
 from torchimpl.kernels.negative_binomial_ops import LastDerivatives, batched, weigh
-from torchimpl.kernels.negative_binomial_regions import horner, phi1, room_for_sums, zero_exponent
+from torchimpl.kernels.negative_binomial_regions import (
+    horner,
+    log_minus_digamma,
+    phi1,
+    room_for_sums,
+    zero_exponent,
+)
 
 Two = tuple[Tensor, Tensor]
 Three = tuple[Tensor, Tensor, Tensor]
@@ -104,7 +110,7 @@ def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Two:
     small = e.r < 1.0
     raised = e.r + small
     v_r, v_c = raised.reciprocal(), room / c
-    curvature = v_r * v_r * horner(LOG_MINUS_DIGAMMA, v_r) - v_c * v_c * horner(LOG_MINUS_DIGAMMA, v_c)
+    curvature = log_minus_digamma(v_r) - log_minus_digamma(v_c)
     score = 0.5 * (e.k - small.to(e.k.dtype)) * v_r * v_c + curvature
     score = torch.where(small, score - (torch.log1p(e.r) - torch.log(e.r)), score)
     _, of_zero = zero_exponent(e.mu, e.r)

@@ -69,6 +69,11 @@ def horner(coefficients: Sequence[float], v: Tensor) -> Tensor:
     return total
 
 
+def log_minus_digamma(v: Tensor) -> Tensor:
+    """Evaluate log z - digamma(z) - v/2 at v = 1/z, for z >= 1."""
+    return v * v * horner(LOG_MINUS_DIGAMMA, 2.0 * v - 1.0)
+
+
 def phi1(z: Tensor, one_plus_z: Tensor) -> Tensor:
     """Evaluate z - log(1+z) >= 0 without cancellation; 1+z comes as a ratio, exact where z is near -1."""
     w = z / (z + 2.0)
@@ -121,7 +126,7 @@ def prefactor(b: Tensor, mu: Tensor, r: Tensor) -> Prefactor:
     # f0/mu where f0 itself underflows
     faint = size * torch.exp(exponent + (torch.log(scale) - log_mu))
     d_mu = -torch.where(density > 1e-280, density * (scale / mu), faint)
-    curvature = v_r * v_r * horner(LOG_MINUS_DIGAMMA, v_r) - v_c * v_c * horner(LOG_MINUS_DIGAMMA, v_c)
+    curvature = log_minus_digamma(v_r) - log_minus_digamma(v_c)
     score = 0.5 * (b - small.to(b.dtype)) * v_r * v_c + curvature
     score = torch.where(small, r * score + (1.0 - r * log_ratio), score)
     return Prefactor(
@@ -202,8 +207,8 @@ def series(b: Tensor, mu: Tensor, r: Tensor) -> Partials:
     log_cdf = r * log_cx + from_b - from_1 + torch.log1p(scaled)
     cdf = torch.exp(log_cdf)
     share = cdf / (1.0 + scaled)
-    digamma_b = 0.5 * v_c + v_c * v_c * horner(LOG_MINUS_DIGAMMA, v_c)
-    digamma_1 = 0.5 * v_1 + v_1 * v_1 * horner(LOG_MINUS_DIGAMMA, v_1)
+    digamma_b = 0.5 * v_c + log_minus_digamma(v_c)
+    digamma_1 = 0.5 * v_1 + log_minus_digamma(v_1)
     d_r = cdf * (log_cx - digamma_b + digamma_1 + y + (total + slope) / (1.0 + scaled))
     return Partials(cdf, -torch.expm1(log_cdf), -(r / mu) * share * torch.exp(b * torch.log1p(-x)), d_r)
 
