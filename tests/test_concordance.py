@@ -174,6 +174,7 @@ def test_small_rows_between_huge_sources():
     x = torch.tensor([1.0, -1.0], dtype=torch.float64)
     rows = concordance_loss_nce(x, 1e20 * x, 1e20, eps=0.0, reduction="none")
     # d_01 - d_00 = 4e20, out of distances of 1e40: lost by any difference of distances
+    # 1/tau rounds once, which the exponent of 4 turns into 4; exp and log1p round here and in the expectation
     assert rows.tolist() == pytest.approx([math.log1p(math.exp(-4))] * 2, rel=8 * U, abs=0)
 
 
@@ -189,6 +190,7 @@ def test_a_row_so_far_that_all_distances_overflow():
     gx, _ = torch.autograd.grad(concordance_loss_nce(x, y, 0.01, eps=0.5), (x, y))
     # nothing is near row 0, eps takes all its weight: 2/(B tau) (x - y)
     assert gx[0].isinf().tolist() == [False, True, False, False]
+    # roundings: 2/(B tau), its product with the difference, and the difference and product of the expectation
     assert gx[0, 0].item() == pytest.approx(40 * (x[0, 0] - y[0, 0]).item(), rel=4 * U, abs=0)
 
 
