@@ -24,8 +24,9 @@ class Batch:
         arguments: arrays, or nested dicts of them, in the order of the signature; an integer array is
             handed over as int64, a bool array as bool.
         options: keyword arguments of the call.
-        layout: "contiguous", "strided" (every second element of a larger buffer), "expanded" (the first
-            row repeated with stride 0) or "vmap" (called through `torch.func.vmap`).
+        layout: "contiguous", "strided" (every second element of a larger buffer), "transposed" (the last
+            two axes stored in the other order), "offset" (starts inside a larger buffer), "expanded" (one
+            row repeated with stride 0) or "vmap" (called through a batching transformation).
     """
 
     family: str
@@ -37,6 +38,10 @@ class Batch:
     def with_arguments(self, arguments: dict[str, Tree]) -> "Batch":
         """The same call with other arrays."""
         return replace(self, arguments=arguments)
+
+    def with_options(self, options: Mapping[str, Any]) -> "Batch":
+        """The same arrays under other options."""
+        return replace(self, options=dict(options))
 
 
 def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Array]]:

@@ -27,10 +27,6 @@ Draw: TypeAlias = Callable[[st.SearchStrategy[Any]], Any]
 Counts: TypeAlias = tuple[Array, Array, Array]
 
 
-def _layout(family: str) -> str:
-    return family if family in {"strided", "expanded", "vmap"} else "contiguous"
-
-
 @st.composite
 def masked_batch(draw: Draw, family: str, form: Format) -> Batch:
     """`x_recon, x, mask` and a reduction; "NaN under the mask" puts NaN and inf at visible places."""
@@ -50,7 +46,7 @@ def masked_batch(draw: Draw, family: str, form: Format) -> Batch:
         mask.flat[0] = True
         x_recon = x_recon.copy()
         x_recon.flat[0] = draw(st.sampled_from([np.nan, np.inf]))
-    return Batch(family, form, {"x_recon": x_recon, "x": x, "mask": mask}, options, _layout(family))
+    return Batch(family, form, {"x_recon": x_recon, "x": x, "mask": mask}, options)
 
 
 @st.composite
@@ -76,7 +72,7 @@ def pair_batch(
         if family == "NaN at a counted position" and a.size:
             a = a.copy()
             a.flat[0] = draw(st.sampled_from([np.nan, np.inf]))
-    return Batch(family, form, {names[0]: a, names[1]: b}, chosen, _layout(family))
+    return Batch(family, form, {names[0]: a, names[1]: b}, chosen)
 
 
 def _positive(form: Format, count: int, low: int, high: int) -> st.SearchStrategy[Any]:
@@ -142,8 +138,6 @@ COUNT_FAMILIES = (
     "integer counts",
     "one element",
     "empty batch",
-    "strided",
-    "vmap",
     "real counts",
 )
 
@@ -157,7 +151,7 @@ def count_batch(draw: Draw, family: str, form: Format) -> Batch:
     else:
         (count,) = draw(shapes(family, 1))
         y, mu, r = _counts(draw, family, form, count)
-    return Batch(family, form, {"y": y, "mu": mu, "r": r}, {}, _layout(family))
+    return Batch(family, form, {"y": y, "mu": mu, "r": r}, {})
 
 
 @st.composite
@@ -165,7 +159,7 @@ def poisson_batch(draw: Draw, family: str, form: Format) -> Batch:
     """`y, rate` of shape (n,), the arguments of `compute_numeric_cdf` for a Poisson distribution."""
     whole = draw(count_batch(family, form))
     rate = whole.arguments["mu"]
-    return Batch(family, form, {"y": whole.arguments["y"], "rate": rate}, {}, whole.layout)
+    return Batch(family, form, {"y": whole.arguments["y"], "rate": rate}, {})
 
 
 @st.composite
@@ -208,7 +202,7 @@ def replicate_batch(
     parameters: list[Tree] = [{"mu": mu, "r": r} for _, mu, r in (first, second)]
     if len(names) == 4:
         arguments = dict(zip(names, [*parameters, first[0], second[0]], strict=True))
-        return Batch(family, form, arguments, chosen, _layout(family))
+        return Batch(family, form, arguments, chosen)
     scale = np.asarray(float(draw(few(form, (), (1.0, 0.5, 1.7, 2.0**-6)))))
     reads: dict[str, Tree] = {
         "r1": {"reads": first[0]},
@@ -216,7 +210,7 @@ def replicate_batch(
         "metadata": {"sd_ratio": scale},
     }
     outputs: dict[str, Tree] = {"r1": parameters[0], "r2": parameters[1]}
-    return Batch(family, form, {"model_outputs": outputs, "batch": reads}, chosen, _layout(family))
+    return Batch(family, form, {"model_outputs": outputs, "batch": reads}, chosen)
 
 
 @st.composite
@@ -232,7 +226,7 @@ def residual_batch(draw: Draw, family: str, form: Format) -> Batch:
         "mu_tech_r2": outputs["r2"]["mu"],
         "sd_ratio_r1_to_r2": reads["metadata"]["sd_ratio"],
     }
-    return Batch(family, form, arguments, whole.options, whole.layout)
+    return Batch(family, form, arguments, whole.options)
 
 
 @st.composite
@@ -243,4 +237,4 @@ def composite_batch(draw: Draw, family: str, form: Format) -> Batch:
     if family == "weight zero":
         weights[0] = 0.0
         values[0] = draw(st.sampled_from([np.inf, np.nan, 1.0]))
-    return Batch(family, form, {"values": values}, {"weights": weights}, _layout(family))
+    return Batch(family, form, {"values": values}, {"weights": weights})

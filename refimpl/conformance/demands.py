@@ -1,14 +1,8 @@
 """Calls that must give what another call gives: defaults, options, forms that the contract allows."""
 
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
+from refimpl.conformance.spec import Demand
 
-import torch
-
-from refimpl.conformance.properties import Finding
-
-__all__ = ["DEMANDS", "SETUP", "Demand", "unmet"]
+__all__ = ["DEMANDS", "SETUP"]
 
 SETUP = """\
 import torch
@@ -25,14 +19,6 @@ number = {**batch, 'metadata': {'sd_ratio': 2.0}}
 column = {**batch, 'metadata': {'sd_ratio': two.expand(4, 1)}}
 first, second = (lambda out, _: out['r1']['mu'].sum()), (lambda out, _: out['r1']['r'].prod())
 """
-
-
-@dataclass(frozen=True)
-class Demand:
-    """Two expressions over the names of `SETUP` and `target`, which must be equal."""
-
-    call: str
-    equals: str
 
 
 def _invalid(name: str) -> tuple[Demand, ...]:
@@ -153,17 +139,3 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
         ),
     ),
 }  # fmt: skip
-
-
-def unmet(target: ModuleType, demand: Demand) -> Finding | None:
-    """What is wrong with the way the target meets a demand; None if it does."""
-    scope: dict[str, Any] = {"target": target}
-    exec(SETUP, scope)  # noqa: S102 - a constant of this file
-    try:
-        found, right = (eval(text, scope) for text in (demand.call, demand.equals))  # noqa: S307 - constants
-    except Exception as error:  # noqa: BLE001 - whatever a foreign implementation raises is the finding
-        return Finding("option", f"{demand.call} raised {type(error).__name__}: {error}")
-    both = isinstance(found, torch.Tensor) and isinstance(right, torch.Tensor)
-    if torch.equal(found, right) if both else found == right:
-        return None
-    return Finding("option", f"{demand.call} is {found}, {right} = {demand.equals} is right")

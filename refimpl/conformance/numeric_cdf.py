@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from refimpl.bounds.precision import gamma, precision
+from refimpl.bounds.precision import Bound, Precision, gamma
 from refimpl.conformance import batches
 from refimpl.conformance.batch import Batch
 from refimpl.conformance.formats import Format, round_to
 from refimpl.conformance.oracles import oracle
 
-__all__ = ["FAMILIES", "batch", "bound", "gradient", "value"]
+__all__ = ["FAMILIES", "ORACLE", "batch", "bound", "gradient", "value"]
 
 MODULE = "negative_binomial"
 BINOMIAL = "negative binomial, "
@@ -48,41 +48,35 @@ def batch(draw: Any, family: str, form: Format) -> Batch:
     return Batch(family, form, {"parameters": {"total_count": total, "probs": 1.0 - 2.0**-powers}, "y": y})
 
 
-def _parameters(batch: Batch) -> tuple[Any, Any]:
-    parameters: Any = batch.arguments["parameters"]
-    return batch.arguments["y"], parameters
-
-
 def _mean(parameters: Any) -> Any:
     return parameters["total_count"] * parameters["probs"] / (1.0 - parameters["probs"])
 
 
-def value(batch: Batch) -> Any:
+def value(parameters: Any, y: Any) -> Any:
     """The exact CDF."""
-    y, parameters = _parameters(batch)
     if "rate" in parameters:
         return oracle(MODULE, "poisson_cdf")(y, parameters["rate"])
     return oracle(MODULE, "negative_binomial_cdf")(y, _mean(parameters), parameters["total_count"])
 
 
-def gradient(batch: Batch) -> dict[str, Any]:
+def gradient(parameters: Any, y: Any) -> tuple[Any, ...]:
     """Its derivative in the rate of a Poisson; a negative binomial's is held by `negative_binomial_cdf`."""
-    y, parameters = _parameters(batch)
     if "rate" not in parameters:
-        return {}
+        return ()
     (rate,) = oracle(MODULE, "poisson_cdf_gradient")(y, parameters["rate"])
-    return {"parameters": {"rate": rate}}
+    return ({"rate": rate},)
 
 
-def bound(batch: Batch) -> tuple[Any, dict[str, Any]]:
+def bound(parameters: Any, y: Any, precision: Precision) -> Bound:
     """The CDF's bound; the mean of a negative binomial is made with three more roundings."""
-    y, parameters = _parameters(batch)
-    held = precision(batch.form.name)
     if "rate" in parameters:
-        found = oracle(f"bounds.{MODULE}", "poisson_cdf")(y, parameters["rate"], precision=held)
+        found = oracle(f"bounds.{MODULE}", "poisson_cdf")(y, parameters["rate"], precision=precision)
         rate = found.gradient[0] if isinstance(found.gradient, tuple) else found.gradient
-        return found.value, {"parameters": {"rate": rate}}
+        return Bound(found.value, ({"rate": rate},))
     mu, total = _mean(parameters), parameters["total_count"]
-    found = oracle(f"bounds.{MODULE}", "negative_binomial_cdf")(y, mu, total, precision=held)
+    found = oracle(f"bounds.{MODULE}", "negative_binomial_cdf")(y, mu, total, precision=precision)
     slope, _ = oracle(MODULE, "negative_binomial_cdf_gradient")(y, mu, total)
-    return found.value + np.abs(slope) * mu * gamma(3, held.work_roundoff), {}
+    return Bound(found.value + np.abs(slope) * mu * gamma(3, precision.work_roundoff), ())
+
+
+ORACLE: dict[str, Any] = {"oracle": value, "oracle_gradient": gradient, "bounds": bound}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-__all__ = ["oracle"]
+__all__ = ["deferred", "oracle"]
 
 
 def oracle(module: str, name: str) -> Callable[..., Any]:
@@ -16,3 +16,17 @@ def oracle(module: str, name: str) -> Callable[..., Any]:
     """
     function: Callable[..., Any] = getattr(import_module(f"refimpl.{module}"), name)
     return function
+
+
+def deferred(module: str, name: str) -> Callable[..., Any]:
+    """The same function, imported when it is first called.
+
+    Example:
+        >>> deferred("bounds.precision", "gamma")(1, 0.5)
+        1.0
+    """
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return oracle(module, name)(*arguments, **options)
+
+    return call

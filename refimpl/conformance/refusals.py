@@ -1,28 +1,8 @@
 """Calls that must be refused: wrong shapes, masks that are not bool, options that do not exist."""
 
-from dataclasses import dataclass
-from types import ModuleType
+from refimpl.conformance.spec import Refusal
 
-import torch
-
-from refimpl.conformance.properties import Finding
-
-__all__ = ["REFUSALS", "Refusal", "accepted"]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A wrong call and what it must raise.
-
-    Attributes:
-        call: source text; `target` and `torch` are known to it.
-        error: the exception the contract asks for.
-        mentions: texts that the message must contain.
-    """
-
-    call: str
-    error: type[Exception]
-    mentions: tuple[str, ...] = ()
+__all__ = ["REFUSALS"]
 
 
 def _shapes(call: str, first: tuple[int, ...], second: tuple[int, ...]) -> Refusal:
@@ -128,18 +108,3 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         )
     },
 }
-
-
-def accepted(target: ModuleType, refusal: Refusal) -> Finding | None:
-    """What is wrong with the way the target takes a wrong call; None if it refuses as it should."""
-    try:
-        eval(refusal.call, {"target": target, "torch": torch})  # noqa: S307 - a constant of the table above
-    except refusal.error as error:
-        missing = [text for text in refusal.mentions if text not in str(error)]
-        if not missing:
-            return None
-        return Finding("refusal", f"{refusal.call} raised {error!r}, which does not mention {missing[0]!r}")
-    except Exception as error:  # noqa: BLE001 - any other exception is the finding
-        wrong = type(error).__name__
-        return Finding("refusal", f"{refusal.call} raised {wrong}, not {refusal.error.__name__}")
-    return Finding("refusal", f"{refusal.call} was accepted, {refusal.error.__name__} is right")

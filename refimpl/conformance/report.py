@@ -1,52 +1,65 @@
-"""What a run found: as data, as JSON and as a table."""
+"""What a run found, as data and as JSON."""
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-__all__ = ["Cell", "Report", "Violation", "show"]
+__all__ = ["Cell", "Report", "Violation"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One loss in one dtype.
+    """One property of one loss in one dtype.
 
     Attributes:
         loss: name of the loss.
+        property: name of the property.
         dtype: name of the input dtype.
-        examples: how many batches were judged.
-        skipped: how many the oracle declined as too expensive.
-        value_ratio: largest error / bound of the value.
-        value_family: the family that reached it.
-        gradient_ratio: largest error / bound of a gradient.
-        gradient_family: the family that reached it.
-        violations: how many batches had one, by kind.
+        asked: on how many inputs it was asked.
+        violated: on how many of them it did not hold.
+        unfinished: whether the time limit ended the questions.
+        ratios: error / bound of every input by family; only "value" and "gradient" have them.
     """
 
     loss: str
+    property: str
     dtype: str
-    examples: int
-    skipped: int
-    value_ratio: float
-    value_family: str
-    gradient_ratio: float
-    gradient_family: str
-    violations: dict[str, int]
+    asked: int
+    violated: int = 0
+    unfinished: bool = False
+    ratios: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def worst(self) -> tuple[float, str]:
+        """The largest error / bound and the family that reached it.
+
+        Example:
+            >>> Cell("mse", "value", "float32", 3, ratios={"zeros": (0.0,), "huge": (0.25, 0.5)}).worst
+            (0.5, 'huge')
+        """
+        found = ((max(ratios), family) for family, ratios in self.ratios.items() if ratios)
+        return max(found, key=lambda pair: pair[0], default=(0.0, ""))
+
+    @property
+    def verdict(self) -> str:
+        """ "violated", "unfinished", "held" or, where no input asked the question, "not asked"."""
+        if self.violated:
+            return "violated"
+        if self.unfinished:
+            return "unfinished"
+        return "held" if self.asked else "not asked"
 
 
 @dataclass(frozen=True)
 class Violation:
-    """One kind of failure of one loss in one dtype, on its smallest known input.
+    """One property that does not hold for a loss in a dtype, on its smallest known input.
 
     Attributes:
         loss: name of the loss.
         dtype: name of the input dtype.
-        kind: a key of `properties.KINDS`.
+        property: name of the property.
         family: the family of the input.
         message: what is wrong, with numbers.
         numbers: how many numbers the input holds.
@@ -55,7 +68,7 @@ class Violation:
 
     loss: str
     dtype: str
-    kind: str
+    property: str
     family: str
     message: str
     numbers: int
@@ -64,19 +77,48 @@ class Violation:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a run found; `ok` says whether nothing is wrong."""
+    """What was tried, how close it came to the bounds, and what is wrong.
+
+    Attributes:
+        target: name of the module under test.
+        adapter: name of the framework.
+        device: where the arrays lived.
+        seed: equal seeds draw equal inputs.
+        max_examples: inputs for every loss, dtype and family.
+        cells: one for every property of every loss in every dtype.
+        violations: what is wrong.
+        missing: losses asked for that the target lacks.
+        left_out: options that a loss does not take and was therefore judged without.
+        declined: how many inputs the oracles declined as too expensive.
+        environment: versions and machine.
+        seconds: how long it took.
+    """
 
     target: str
+    adapter: str
+    device: str
     seed: int
     max_examples: int
     cells: tuple[Cell, ...]
     violations: tuple[Violation, ...]
-    missing: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    declined: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict, compare=False)
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def ok(self) -> bool:
         """Whether no property was violated."""
         return not self.violations
+
+    @property
+    def examples(self) -> int:
+        """How many inputs were tried."""
+        most: dict[tuple[str, str], int] = {}
+        for cell in self.cells:
+            most[cell.loss, cell.dtype] = max(most.get((cell.loss, cell.dtype), 0), cell.asked)
+        return sum(most.values())
 
     def worst(self, loss: str) -> Violation | None:
         """The violation of a loss with the smallest input that is not empty, where there is one."""
@@ -89,46 +131,8 @@ class Report:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def show(report: Report, console: Console) -> None:
-    """Print the table, then one counterexample for every loss that has one."""
-    title = f"{report.target}: largest error / bound"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("loss", "dtype", "examples", "value", "family", "gradient", "family", "violations"):
-        number = name in {"examples", "value", "gradient"}
-        # a narrow terminal breaks families and kinds, never names and numbers
-        short = number or name in {"loss", "dtype"}
-        table.add_column(name, justify="right" if number else "left", no_wrap=short, overflow="fold")
-    for cell in report.cells:
-        table.add_row(*_row(cell), style="" if not cell.violations else "red")
-    for name in report.missing:
-        table.add_row(name, "", "", "", "", "", "", "missing", style="dim")
-    console.print(table)
-    for loss in dict.fromkeys(violation.loss for violation in report.violations):
-        violation = report.worst(loss)
-        assert violation is not None
-        console.print(f"\n{loss}: {violation.kind}, smallest input found", style="bold red", highlight=False)
-        console.print(violation.snippet, markup=False, highlight=False, soft_wrap=True, end="")
-    verdict = f"{len(report.violations)} violations" if report.violations else "no violation"
-    examples = sum(cell.examples for cell in report.cells)
-    console.print(f"\n{verdict} in {examples} examples, seed {report.seed}", highlight=False)
-
-
-def _row(cell: Cell) -> tuple[str, ...]:
-    found = ", ".join(f"{kind} ({count})" for kind, count in cell.violations.items())
-    return (
-        cell.loss,
-        cell.dtype,
-        str(cell.examples),
-        f"{cell.value_ratio:.3g}",
-        cell.value_family,
-        f"{cell.gradient_ratio:.3g}",
-        cell.gradient_family,
-        found,
-    )

@@ -158,12 +158,6 @@ def _counts(draw: Draw, form: Format, shape: Shape) -> Pair:
     return round_to(level + preds, form), np.asarray(draw(integers.map(np.asarray))) + int(level)
 
 
-def _expanded(draw: Draw, form: Format, shape: Shape) -> Pair:
-    """Every row equal to the first, so that a tensor of stride 0 can hold it."""
-    a, b = draw(uniform(form, (1, *shape[1:]))), draw(uniform(form, (1, *shape[1:])))
-    return np.repeat(a, shape[0], axis=0), np.repeat(b, shape[0], axis=0)
-
-
 PAIRS: dict[str, Callable[[Draw, Format, Shape], Pair]] = {
     "ordinary": _ordinary,
     "zeros": _zeros,
@@ -183,9 +177,6 @@ PAIRS: dict[str, Callable[[Draw, Format, Shape], Pair]] = {
     "half limits": _half_limits,
     "far pairs": _far,
     "integer targets": _counts,
-    "strided": _ordinary,
-    "expanded": _expanded,
-    "vmap": _ordinary,
 }
 
 

@@ -1,4 +1,4 @@
-"""What must hold for one batch: each property looks at the exact answer and at the target's."""
+"""Hold an answer against the exact one: which properties of a single call are violated."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,36 +9,10 @@ from numpy.typing import NDArray
 
 from refimpl.bounds.precision import Precision, error_ratio, precision
 from refimpl.conformance.batch import Batch, leaves
-from refimpl.conformance.catalogue import LossSpec
-from refimpl.conformance.execution import Outcome
+from refimpl.conformance.outcome import Outcome
+from refimpl.conformance.spec import LossSpec
 
-__all__ = ["KINDS", "Finding", "Judgement", "Truth", "by_path", "judge", "truth", "visible_changed"]
-
-KINDS = {
-    "exception": "the call raised",
-    "value": "the value is further from the exact one than its bound",
-    "gradient": "a gradient is further from the exact one than its bound",
-    "finite": "finite input gave a non-finite value or a NaN gradient",
-    "hidden NaN": "a NaN or infinity that counts gave a finite value",
-    "graph": "the result does not hang on the graph of an input",
-    "dtype": "the result has the wrong dtype",
-    "shape": "the result has the wrong shape",
-    "determinism": "the same call gave two different answers",
-    "visible": "a visible position changed the result",
-    "cotangent": "the gradient is not linear in the incoming one",
-    "partial": "differentiating one input alone gives something else",
-    "second derivative": "the gradient's own derivative is missing or wrong",
-    "option": "a default, an option or an allowed form of the input does something else",
-    "refusal": "a wrong argument was accepted or refused with the wrong error",
-}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One property that does not hold on one batch."""
-
-    kind: str
-    message: str
+__all__ = ["Judgement", "Truth", "brief", "by_path", "judge", "truth"]
 
 
 @dataclass(frozen=True)
@@ -53,11 +27,13 @@ class Truth:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Largest error / bound of value and gradient (0 where there is nothing to compare) and what is wrong."""
+    """Largest error / bound of value and gradient (None where there is nothing to compare), and what is wrong:
+    pairs of a property and a message.
+    """
 
-    value_ratio: float
-    gradient_ratio: float
-    findings: tuple[Finding, ...]
+    value_ratio: float | None
+    gradient_ratio: float | None
+    findings: tuple[tuple[str, str], ...]
 
 
 def truth(spec: LossSpec, batch: Batch) -> Truth:
@@ -85,18 +61,18 @@ def by_path(gradients: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
 def judge(spec: LossSpec, batch: Batch, exact: Truth, outcome: Outcome) -> Judgement:
     """Hold an outcome against the truth."""
     if outcome.value is None:
-        return Judgement(np.inf, 0.0, (Finding("exception", outcome.error),))
+        return Judgement(None, None, (("returns", outcome.error),))
     held = precision(batch.form.name)
     elementwise = spec.result_is_elementwise(batch.options)
     largest = held.result_max if elementwise else held.scalar_max
     findings = [*_form(spec, batch, exact, outcome)]
-    value_ratio = gradient_ratio = 0.0
+    value_ratio = gradient_ratio = None
     if outcome.value.shape == exact.value.shape:
         value_ratio = _worst(error_ratio(outcome.value, exact.value, exact.bound, largest))
         findings += _value(exact, outcome, value_ratio)
     if np.all(np.isfinite(exact.value)):
         ratios = _gradient_ratios(held, exact, outcome)
-        gradient_ratio = max(ratios.values(), default=0.0)
+        gradient_ratio = max(ratios.values(), default=None)
         findings += _gradient(exact, outcome, ratios)
     return Judgement(value_ratio, gradient_ratio, tuple(findings))
 
@@ -105,29 +81,29 @@ def _worst(ratios: NDArray[np.float64]) -> float:
     return float(np.max(ratios, initial=0.0))
 
 
-def _form(spec: LossSpec, batch: Batch, exact: Truth, outcome: Outcome) -> Iterator[Finding]:
+def _form(spec: LossSpec, batch: Batch, exact: Truth, outcome: Outcome) -> Iterator[tuple[str, str]]:
     """Shape, dtype and graph."""
     assert outcome.value is not None
     if outcome.value.shape != exact.value.shape:
-        yield Finding("shape", f"shape {outcome.value.shape} where {exact.value.shape} is right")
+        yield ("shape", f"shape {outcome.value.shape} where {exact.value.shape} is right")
     widened = batch.form.half and not spec.result_is_elementwise(batch.options)
     expected = "float32" if widened else batch.form.name
     if outcome.dtype != expected:
-        yield Finding("dtype", f"dtype {outcome.dtype} where {expected} is right")
+        yield ("dtype", f"dtype {outcome.dtype} where {expected} is right")
     cut = [path for path, gradient in outcome.gradients.items() if gradient is None]
     if cut:
-        yield Finding("graph", f"no gradient reaches {', '.join(cut)}")
+        yield ("graph", f"no gradient reaches {', '.join(cut)}")
 
 
-def _value(exact: Truth, outcome: Outcome, ratio: float) -> Iterator[Finding]:
+def _value(exact: Truth, outcome: Outcome, ratio: float) -> Iterator[tuple[str, str]]:
     assert outcome.value is not None
     finite = np.isfinite(exact.value)
     if not np.all(np.isfinite(outcome.value[finite])):
-        yield Finding("finite", f"value {_brief(outcome.value)} where {_brief(exact.value)} is exact")
+        yield ("finite", f"value {brief(outcome.value)} where {brief(exact.value)} is exact")
     elif np.any(np.isfinite(outcome.value[~finite])):
-        yield Finding("hidden NaN", f"value {_brief(outcome.value)} where {_brief(exact.value)} is exact")
+        yield ("nan", f"value {brief(outcome.value)} where {brief(exact.value)} is exact")
     elif not ratio <= 1.0:
-        yield Finding("value", _distance("value", outcome.value, exact.value, exact.bound, ratio))
+        yield ("value", _distance("value", outcome.value, exact.value, exact.bound, ratio))
 
 
 def _gradient_ratios(held: Precision, exact: Truth, outcome: Outcome) -> dict[str, float]:
@@ -144,21 +120,21 @@ def _gradient_ratios(held: Precision, exact: Truth, outcome: Outcome) -> dict[st
     return ratios
 
 
-def _gradient(exact: Truth, outcome: Outcome, ratios: Mapping[str, float]) -> Iterator[Finding]:
+def _gradient(exact: Truth, outcome: Outcome, ratios: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     for path in ratios:
         actual = np.asarray(outcome.gradients[path])
         if actual.shape != exact.gradients[path].shape:
             right = exact.gradients[path].shape
-            yield Finding("gradient", f"gradient of {path} has shape {actual.shape} where {right} is right")
+            yield ("gradient", f"gradient of {path} has shape {actual.shape} where {right} is right")
             return
         if np.any(np.isnan(actual)) and not np.any(np.isnan(exact.gradients[path])):
-            yield Finding("finite", f"gradient of {path} is {_brief(actual)}")
+            yield ("finite", f"gradient of {path} is {brief(actual)}")
             return
     path = max(ratios, key=ratios.__getitem__, default="")
     if path and not ratios[path] <= 1.0:
         actual, wanted = np.asarray(outcome.gradients[path]), exact.gradients[path]
         message = _distance(f"gradient of {path}", actual, wanted, exact.gradient_bounds[path], ratios[path])
-        yield Finding("gradient", message)
+        yield ("gradient", message)
 
 
 def _distance(
@@ -168,21 +144,17 @@ def _distance(
     bound: NDArray[np.float64],
     ratio: float,
 ) -> str:
-    found, wanted, allowed = (_brief(array) for array in (actual, exact, bound))
+    found, wanted, allowed = (brief(array) for array in (actual, exact, bound))
     return f"{what} {found} is {ratio:.3g} bounds away from the exact {wanted} (allowed error {allowed})"
 
 
-def _brief(array: NDArray[np.float64], most: int = 8) -> str:
+def brief(array: NDArray[np.float64], most: int = 8) -> str:
+    """The first numbers of an array.
+
+    Example:
+        >>> brief(np.arange(3.0)), brief(np.array(0.5))
+        ('[0.0, 1.0, 2.0]', '0.5')
+    """
     flat = [float(number) for number in array.ravel()[:most]]
     shown = f"{flat[0]!r}" if array.ndim == 0 else f"{flat}"
     return shown if array.size <= most else f"{shown[:-1]}, ...]"
-
-
-def visible_changed(mask: NDArray[np.bool_], batch: Batch, poison: float) -> Batch:
-    """The same masked batch with every visible number replaced: nothing may change by a bit."""
-    changed = {
-        name: np.where(mask, array, poison)
-        for name, array in batch.arguments.items()
-        if isinstance(array, np.ndarray) and array.dtype == np.float64
-    }
-    return batch.with_arguments({**batch.arguments, **changed})
