@@ -9,10 +9,10 @@ export HYPOTHESIS_PROFILE := $(PROFILE)
 # numba does not notice a changed kernel in another module: compiled code is kept by the sources' checksum
 export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell cat refimpl/*.py | cksum | cut -d" " -f1)
 
-.PHONY: help setup verify test bench lint format mutants docs data clean
+.PHONY: help setup verify test bench lint format mutants sharpness strategies gallery faults docs data clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,15 @@ format: $(READY) ## let ruff lay out the code
 
 mutants: $(READY) ## break the losses on purpose and count what the engine notices
 	$(BIN)/python scripts/mutants.py $(ARGS)
+
+sharpness: $(READY) ## try 100,000 cases against the error bounds and write how close they come
+	$(BIN)/python scripts/sharpness.py --write $(ARGS)
+
+strategies: $(READY) ## write which weakness every family of inputs finds
+	$(BIN)/python scripts/strategies.py --write $(ARGS)
+
+gallery: $(READY) ## write what the engine finds in the textbook forms and in a released package
+	$(BIN)/python scripts/gallery.py --write $(ARGS)
 
 docs: $(READY) ## build the documentation site into site/
 	$(BIN)/mkdocs build --strict $(ARGS)

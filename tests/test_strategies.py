@@ -12,6 +12,8 @@ from refimpl.conformance import batches, numeric_cdf
 from refimpl.conformance.batch import Batch, leaves, map_tree, size
 from refimpl.conformance.catalogue import CATALOGUE
 from refimpl.conformance.formats import FORMATS, Format, round_to
+from tests.weak import Weakness, reached, weaknesses
+from tests.weak import pairs as pairs_of_weak
 
 
 def drawn(strategy: st.SearchStrategy[Batch], count: int = 12) -> list[Batch]:
@@ -71,9 +73,6 @@ ALWAYS: dict[str, Callable[[Batch], bool]] = {
     "empty batch": lambda b: pair(b)[0].shape[0] == 0,
     "common offset": close_rows,
     "integer targets": lambda b: pair(b)[1].dtype == np.int64,
-    "strided": lambda b: b.layout == "strided",
-    "vmap": lambda b: b.layout == "vmap",
-    "expanded": lambda b: b.layout == "expanded" and bool(np.all(pair(b)[0] == pair(b)[0][:1])),
     "far pairs": far,
     "real spectra": lambda b: pair(b)[0].shape[0] >= 2 and pair(b)[0].shape[1] >= 8,
     "real counts": lambda b: np.array_equal(pair(b)[0], np.floor(pair(b)[0])),
@@ -206,6 +205,29 @@ def test_every_number_is_representable(name, dtype):
                 if array.dtype == np.float64:
                     np.testing.assert_array_equal(array, round_to(array, form), err_msg=f"{family} {path}")
             assert size(batch) <= 1300
+
+
+@pytest.mark.filterwarnings("ignore")  # what a weak implementation warns of is its own affair
+@pytest.mark.parametrize("weakness", weaknesses(), ids=str)
+def test_every_family_finds_a_weak_implementation_in_its_budget(weakness):
+    report = reached(weakness, weakness.family)
+    assert not report.ok
+    beyond = max(cell.worst[0] for cell in report.cells) > 1.0
+    structural = {"returns", "shape", "dtype", "graph", "nan", "finite"}
+    assert beyond or structural & {violation.property for violation in report.violations}
+    assert report.worst(weakness.loss).numbers <= (8 if "real" not in weakness.family else 300)
+
+
+def test_every_family_of_the_catalogue_has_a_weak_implementation():
+    families = {family for spec in CATALOGUE.values() for family in spec.families}
+    assert {weakness.family for weakness in weaknesses()} == families
+
+
+def test_a_careful_implementation_is_not_found_by_the_families():
+    """What the weak versions are made of is right: the family finds the weakness, not the frame."""
+    sound = Weakness("huge", "masked_mse", "float32", "nothing", pairs_of_weak.masked())
+    for family in ("ordinary", "huge", "tiny", "empty mask", "NaN under the mask"):
+        assert reached(sound, family).ok
 
 
 def test_batches_shrink_to_a_handful_of_numbers():
