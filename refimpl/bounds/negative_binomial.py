@@ -22,8 +22,11 @@ dF/dr       u (T s + |dF/dr|) (96 + E)
             dF/dr = T s - (an integral), s the largest score: each term of T and its derivative, so twice T's
             roundings; near its zero only T s says what is lost. The series' part as above, without the factor
             r. k = 0: -F phi(-y).
-log mass    u (E + 4 |log sqrt| + 8) at b = k, with the square root and the Stirling errors in the log. k = 0:
-            6 u L. d/dmu = r (k-mu) / (mu (mu+r)) has 6 roundings; d/dr = s - phi((k-mu)/(r+mu)) has
+log mass    E + u (7 G + |log p| + 10) at b = k, G = |log A| / 2 + d, A = r / (2 pi k (k + r)), d the Stirling
+            error of r, at most 1/(12 r) and |log(2 pi r)| / 2 + 1: A has 4 roundings, 2 u in log A / 2; two
+            units in the last place, 4 u, of that logarithm and of d's; those of k and k + r are below 1/12
+            and 16 roundings each, 3 u; d has 5 u beside its logarithm; two additions of numbers below G, and
+            for its factor in d's logarithm one more; D comes last, u |log p|. k = 0: 6 u L. d/dmu = r (k-mu) / (mu (mu+r)) has 6 roundings; d/dr = s - phi((k-mu)/(r+mu)) has
             u (8 s + error of phi + |d/dr|): the difference is rounded to u of its terms. So at mu = 0 < k,
             where phi = phi(k/r) and s > phi are of the size 1/r for small r, k/r^2 for large r.
 
@@ -192,7 +195,9 @@ def log_mass_errors(y: ArrayLike, mu: ArrayLike, r: ArrayLike, precision: Precis
         spread = (
             np.log(b) - np.where(np.isinf(size), 0.0, np.log(size) - np.log(b + size)) + math.log(2 * math.pi)
         )
-        general = deviance_error(b, mean, size, u) + u * (2.0 * np.abs(spread) + 8.0)
+        of_size = np.minimum(1.0 / (12.0 * size), np.abs(np.log(2.0 * math.pi * size)) / 2.0 + 1.0)
+        terms = 7.0 * (np.abs(spread) / 2.0 + of_size) + np.abs(exact[LOG_MASS]) + 10.0
+        general = deviance_error(b, mean, size, u) + u * terms
         error[LOG_MASS] = np.where(first, -6.0 * u * log_mass_of_zero(mean, size), general)
         error[LOG_SLOPE_MU] = 6.0 * u * np.abs(exact[LOG_SLOPE_MU])
         small = size / (mean + size) < precision.work_tiny / u
