@@ -28,7 +28,12 @@ _ALL = (
     Property("dtype", "the result has the dtype of the contract"),
     Property("shape", "the result has the shape of the contract"),
     Property(
-        "inert", "what does not count has no influence, to the last bit", "batch", inert, applies=_has_inert
+        "inert",
+        "what does not count has no influence, to the last bit",
+        "batch",
+        inert,
+        applies=_has_inert,
+        independent=True,
     ),
     Property(
         "second derivative",
@@ -39,8 +44,10 @@ _ALL = (
         ("float64",),
         families=SMOOTH,
     ),
-    Property("determinism", "the same call gives the same answer", "batch", determinism, every=4),
-    Property("arguments", "the call does not write into its arguments", "batch", arguments),
+    Property(
+        "determinism", "the same call gives the same answer", "batch", determinism, every=4, independent=True
+    ),
+    Property("arguments", "the call does not write into its arguments", "batch", arguments, independent=True),
     Property("cotangent", "the gradient is linear in the incoming one", "batch", cotangent, every=4),
     Property("partial", "any subset of the inputs may be differentiated", "batch", partial, GRAPH, every=4),
     *RELATIONS,
