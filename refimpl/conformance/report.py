@@ -4,9 +4,10 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
-__all__ = ["Cell", "Report", "Violation"]
+__all__ = ["Cell", "Report", "Violation", "tried"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Cell:
     unfinished: bool = False
     ratios: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def worst(self) -> tuple[float, str]:
         """The largest error / bound and the family that reached it.
 
@@ -42,9 +43,9 @@ class Cell:
         found = ((max(ratios), family) for family, ratios in self.ratios.items() if ratios)
         return max(found, key=lambda pair: pair[0], default=(0.0, ""))
 
-    @property
+    @cached_property
     def verdict(self) -> str:
-        """ "violated", "unfinished", "held" or, where no input asked the question, "not asked"."""
+        """One of "violated", "unfinished", "held" and, where no input asked the question, "not asked"."""
         if self.violated:
             return "violated"
         if self.unfinished:
@@ -115,10 +116,38 @@ class Report:
     @property
     def examples(self) -> int:
         """How many inputs were tried."""
-        most: dict[tuple[str, str], int] = {}
+        return sum(tried(cells) for cells in self.rows.values())
+
+    @property
+    def rows(self) -> dict[tuple[str, str], dict[str, Cell]]:
+        """The cells of every loss and dtype by property, in the order of the run."""
+        found: dict[tuple[str, str], dict[str, Cell]] = {}
         for cell in self.cells:
-            most[cell.loss, cell.dtype] = max(most.get((cell.loss, cell.dtype), 0), cell.asked)
-        return sum(most.values())
+            found.setdefault((cell.loss, cell.dtype), {})[cell.property] = cell
+        return found
+
+    @property
+    def verdict(self) -> str:
+        """One line: how much is wrong, among how many inputs, and what was cut short.
+
+        Example:
+            >>> Report("mine", "torch", "cpu", 0, 8, (Cell("mse", "value", "float32", 3),), ()).verdict
+            'no violation in 3 examples, seed 0'
+        """
+        wrong, cut = len(self.violations), sum(cell.unfinished for cell in self.cells)
+        found = f"{_count(wrong, 'violation')} in {_count(self.examples, 'example', 0)}, seed {self.seed}"
+        return f"{found}; {_count(cut, 'question')} unfinished" if cut else found
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know to read the verdict: options left out, inputs declined."""
+        found = [
+            f"{loss} does not take {', '.join(options)}: judged at the default"
+            for loss, options in self.left_out.items()
+        ]
+        if self.declined:
+            found.append(f"{_count(self.declined, 'input')} declined: the exact answer is too expensive")
+        return tuple(found)
 
     def worst(self, loss: str) -> Violation | None:
         """The violation of a loss with the smallest input that is not empty, where there is one."""
@@ -128,6 +157,27 @@ class Report:
     def to_json(self) -> str:
         """The report as JSON text; infinite ratios are the string "inf"."""
         return json.dumps({**_plain(asdict(self)), "ok": self.ok}, indent=2) + "\n"
+
+
+def tried(cells: Mapping[str, Cell]) -> int:
+    """How many inputs the cells of one loss and dtype saw.
+
+    Example:
+        >>> tried({"value": Cell("mse", "value", "float32", 8), "inert": Cell("mse", "inert", "float32", 2)})
+        8
+    """
+    return max((cell.asked for cell in cells.values()), default=0)
+
+
+def _count(number: int, what: str, nothing: object = "no") -> str:
+    """A number and its noun.
+
+    Example:
+        >>> _count(0, "violation"), _count(1, "violation"), _count(0, "example", 0)
+        ('no violation', '1 violation', '0 examples')
+    """
+    plural = number > 1 or (not number and nothing == 0)
+    return f"{number or nothing} {what}{'s' * plural}"
 
 
 def _plain(value: Any) -> Any:
