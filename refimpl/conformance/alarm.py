@@ -1,4 +1,4 @@
-"""Interrupt a call that takes too long, where the platform can."""
+"""Interrupt a call that takes too long, and tell Ctrl-C from an exception of the target."""
 
 import signal
 import threading
@@ -6,15 +6,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Overdue", "alarm"]
+__all__ = ["Interrupted", "Overdue", "alarm", "interruptible"]
 
 
 class Overdue(BaseException):
     """A call took longer than allowed; no `except Exception` of the target catches it."""
 
 
+class Interrupted(BaseException):
+    """Somebody pressed Ctrl-C; a `KeyboardInterrupt` that the target raises itself is a finding instead."""
+
+
 def _ring(_number: int, _frame: FrameType | None) -> None:
     raise Overdue
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
@@ -35,8 +47,7 @@ def alarm(seconds: float) -> Iterator[None]:
         ...     print("stopped")
         stopped
     """
-    usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    if not usable:
+    if not (hasattr(signal, "setitimer") and _in_main_thread()):
         yield
         return
     before = signal.signal(signal.SIGALRM, _ring)
@@ -46,3 +57,32 @@ def alarm(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the block with a `KeyboardInterrupt` even where those of the target are caught.
+
+    It leaves the handler of somebody else, and other threads, alone.
+
+    Example:
+        >>> with interruptible():
+        ...     try:
+        ...         signal.raise_signal(signal.SIGINT)
+        ...     except KeyboardInterrupt:
+        ...         print("the target raised it")
+        Traceback (most recent call last):
+            ...
+        KeyboardInterrupt
+    """
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not (usual and _in_main_thread()):
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    except Interrupted:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

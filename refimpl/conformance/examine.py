@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from refimpl.conformance.alarm import Overdue, alarm
 from refimpl.conformance.batch import Batch, size
+from refimpl.conformance.draws import steady
 from refimpl.conformance.formats import Format
 from refimpl.conformance.outcome import Outcome
 from refimpl.conformance.properties import PROPERTIES, Finding, Probe, Property
@@ -19,12 +20,14 @@ from refimpl.conformance.properties.judge import Judgement, judge, truth
 from refimpl.conformance.report import Cell, Violation
 from refimpl.conformance.shrink import shrink
 from refimpl.conformance.snippet import snippet
-from refimpl.conformance.target import Subject
+from refimpl.conformance.target import Subject, raised
 
-__all__ = ["Part", "Plan", "examine", "inspect"]
+__all__ = ["HANGS", "SHRINKING", "Listen", "Part", "Plan", "abandoned", "examine", "inspect"]
 
 ATTEMPTS = 150  # at a smaller counterexample
 HANGS = 3  # after so many calls without an answer a loss is given up
+SHRINKING = "made smaller"  # stands for the family where a known counterexample is made smaller
+Listen = Callable[[str, str, Batch], None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Plan:
         seed: equal seeds draw equal batches.
         time_limit: seconds that one property may take for a loss in a dtype, and that one call may hang.
         first_only: stop at the first violation and leave its input as it is, to reject many candidates fast.
-        avoid: pairs (family, property) not to ask, because they did not come back.
+        avoid: pairs (family, property) not to ask, because they did not come back. The property "returns"
+            stands for the family as a whole, the family "" for a property that needs no drawn batch, the
+            family `SHRINKING` for making the property's counterexample smaller.
     """
 
     properties: tuple[str, ...] = tuple(PROPERTIES)
@@ -89,7 +94,9 @@ def _simplicity(batch: Batch) -> tuple[bool, int]:
     return size(batch) == 0, size(batch)
 
 
-def inspect(subject: Subject, batch: Batch, names: tuple[str, ...] = tuple(PROPERTIES)) -> tuple[Finding, ...]:
+def inspect(
+    subject: Subject, batch: Batch, names: tuple[str, ...] = tuple(PROPERTIES)
+) -> tuple[Finding, ...]:
     """Ask the named properties about one batch, however rarely a run would ask them.
 
     Raises:
@@ -101,7 +108,8 @@ def inspect(subject: Subject, batch: Batch, names: tuple[str, ...] = tuple(PROPE
     if probe.outcome.value is not None:
         for name in names:
             one = PROPERTIES[name]
-            if one.kind == "batch" and one.fits(subject, batch.form) and _in_families(one, batch):
+            able = one.fits(subject, batch.form) and (one.independent or not judgement.findings)
+            if one.kind == "batch" and able and _in_families(one, batch):
                 found += [finding for finding in (one.about(probe),) if finding]
     return tuple(found)
 
@@ -120,7 +128,7 @@ def _in_families(one: Property, batch: Batch) -> bool:
 class _Examination:
     """One loss in one dtype."""
 
-    def __init__(self, subject: Subject, form: Format, plan: Plan, listen: Callable[[str, Batch], None]) -> None:
+    def __init__(self, subject: Subject, form: Format, plan: Plan, listen: Listen) -> None:
         self.subject, self.form, self.plan, self.listen = subject, form, plan, listen
         self.tally = _Tally()
         able = [PROPERTIES[name] for name in plan.properties if PROPERTIES[name].fits(subject, form)]
@@ -150,7 +158,8 @@ class _Examination:
             if not self.done and (family, "returns") not in plan.avoid:
                 self.look_at(self.subject.settled(batch))
 
-        judged()
+        with steady():
+            judged()
 
     def look_at(self, batch: Batch) -> None:
         """Ask about one batch whatever is due."""
@@ -175,7 +184,9 @@ class _Examination:
             return
         probe = Probe(self.subject, batch, exact, outcome)
         for one in due:
-            self.ask(one, probe)
+            # what the plain call shows would be reported again under every other name
+            if one.independent or not judgement.findings:
+                self.ask(one, probe)
 
     def note(self, batch: Batch, judgement: Judgement) -> None:
         """Write down what the answer itself shows."""
@@ -185,7 +196,8 @@ class _Examination:
             if name in self.answers:
                 self.tally.add_ratio(name, batch.family, ratio)
         for pair in judgement.findings:
-            if pair[0] in self.answers:
+            # a call that does not return answers no question, also where "returns" is not one of them
+            if pair[0] in self.answers or pair[0] == "returns":
                 self.tally.add(batch, Finding(*pair))
 
     def is_due(self, one: Property, batch: Batch) -> bool:
@@ -209,10 +221,10 @@ class _Examination:
             self.tally.add(probe.batch, finding)
 
     @contextmanager
-    def timed(self, name: str, batch: Batch) -> Iterator[list[str]]:
-        """Stop what takes longer than the limit; what is yielded then says so."""
+    def timed(self, name: str, batch: Batch, family: str | None = None) -> Iterator[list[str]]:
+        """Stop what takes longer than the limit or would end the process; what is yielded then says so."""
         late: list[str] = []
-        self.listen(name, batch)
+        self.listen(name, batch.family if family is None else family, batch)
         start = time.monotonic()
         try:
             with alarm(self.plan.time_limit):
@@ -220,6 +232,9 @@ class _Examination:
         except Overdue:
             late.append(f"did not return within {self.plan.time_limit:g} s")
             self.tally.hangs += 1
+        except (SystemExit, KeyboardInterrupt) as error:
+            late.append(raised(error))
+        self.listen("", "", batch)
         spent = self.tally.seconds.get(name, 0.0) + time.monotonic() - start
         self.tally.seconds[name] = spent
 
@@ -230,7 +245,7 @@ class _Examination:
                 continue
             empty = Batch("wrong arguments" if one.name == "refusal" else one.name, self.form, {})
             found = []
-            with self.timed(one.name, empty) as late:
+            with self.timed(one.name, empty, "") as late:
                 found = list(one.once(self.subject, self.form, self.plan.seed))
             self.tally.asked[one.name] = 1
             if late:
@@ -249,24 +264,30 @@ class _Examination:
 
     def smaller(self, batch: Batch, finding: Finding) -> Violation:
         """The failure on a smaller batch."""
-        name, attempts = finding.property, 0 if self.plan.first_only else ATTEMPTS
-        shown = finding
+        name, shown = finding.property, finding
+        as_it_is = self.plan.first_only or (SHRINKING, name) in self.plan.avoid
 
         def fails(candidate: Batch) -> bool:
             nonlocal shown
+            self.listen(name, SHRINKING, candidate)
             try:
                 with alarm(self.plan.time_limit):
                     found = [one for one in inspect(self.subject, candidate, (name,)) if one.property == name]
-            except (ValueError, Overdue):  # the oracle refuses what shrinking made, or the target hangs
-                return False
+            except (ValueError, Overdue, SystemExit, KeyboardInterrupt):
+                return False  # the oracle refuses what shrinking made, or the target does not return
+            finally:
+                self.listen("", "", candidate)
             shown = found[0] if found else shown
             return bool(found)
 
         hung = "did not return" in finding.message
-        smallest = batch if hung else shrink(batch, fails, attempts)
+        smallest = batch if hung or as_it_is else shrink(batch, fails, ATTEMPTS)
         culprit = shown.batch or smallest
         return self.violation(
-            name, replace(culprit, family=batch.family), shown.message, snippet(self.subject, culprit, shown.message)
+            name,
+            replace(culprit, family=batch.family),
+            shown.message,
+            snippet(self.subject, culprit, shown.message),
         )
 
     def cells(self) -> Iterator[Cell]:
@@ -286,21 +307,25 @@ class _Examination:
             )
 
 
-def _silent(_name: str, _batch: Batch) -> None:
+def _silent(_name: str, _family: str, _batch: Batch) -> None:
     """Nobody listens."""
 
 
-def examine(
-    subject: Subject, form: Format, plan: Plan, listen: Callable[[str, Batch], None] = _silent
-) -> Part:
+def abandoned(subject: Subject, form: Format, plan: Plan) -> Part:
+    """What is left to say of a loss that was given up: every property of it is unfinished."""
+    able = [name for name in plan.properties if PROPERTIES[name].fits(subject, form)]
+    return Part(tuple(Cell(subject.spec.name, name, form.name, 0, unfinished=True) for name in able), ())
+
+
+def examine(subject: Subject, form: Format, plan: Plan, listen: Listen = _silent) -> Part:
     """Ask the properties of a plan.
 
     Args:
         subject: the loss.
         form: the dtype.
         plan: what to ask.
-        listen: told of every property and batch before it is tried, so that another process knows where this
-            one died.
+        listen: told of every property, family and batch before it is tried, so that another process knows
+            where this one died, and of the property "" when that is over.
     """
     work = _Examination(subject, form, plan, listen)
     violations = list(work.fixed())

@@ -158,7 +158,7 @@ class Subject:
         """Call the target on a batch and differentiate the sum of what it returns, times `cotangent`."""
         try:
             return self.adapter.evaluate(self, batch, cotangent=cotangent, only=only)
-        except Exception as error:  # noqa: BLE001 - whatever a foreign implementation raises is a finding
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever a target raises
             return Outcome(error=raised(error))
 
 
