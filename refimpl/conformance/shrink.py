@@ -109,7 +109,8 @@ def _rounder(batch: Batch, round_off: Callable[[Array], Array], *, whole: bool) 
         with np.errstate(all="ignore"):
             rounded[nonzero] = round_to(round_off(array[nonzero]), batch.form)
         # zero is another hazard than a small number, and outside the domain of some parameters
-        changed = np.flatnonzero((rounded != array) & (rounded != 0.0) & nonzero)
+        # and infinity is no rounder than the largest number
+        changed = np.flatnonzero((rounded != array) & (rounded != 0.0) & np.isfinite(rounded) & nonzero)
         groups = [changed] if whole else [changed[k : k + 1] for k in range(min(changed.size, 6))]
         for group in groups:
             if group.size:
