@@ -16,6 +16,8 @@ def _run() -> int:
             file=sys.stderr,
         )
         return 2
+    except KeyboardInterrupt:  # the imports take seconds
+        return 130
     return main()
 
 

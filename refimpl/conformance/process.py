@@ -72,6 +72,7 @@ class Process:
     def give(self, index: int, task: Task) -> None:
         """Let it work on a task."""
         self.index, self.trying, self.deadline = index, None, None
+        self.tail = b""
         self.send(pickle.dumps(task))
 
     @property

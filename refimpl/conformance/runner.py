@@ -48,9 +48,10 @@ def verify(
     """Hold every loss of a module against its oracle and its bound.
 
     A target that is named (a string, or nothing but a mapping) is imported and called in worker processes:
-    what hangs, exits or crashes there becomes a violation of "returns", and the rest goes on. A target that is
-    handed over as an object is called in this process; there only what hangs in Python code can be
-    interrupted, and a crash is a crash. Platforms other than POSIX have no workers: a name is imported here.
+    what hangs, exits or crashes there becomes a violation of "returns", and the rest goes on. What it prints
+    is not shown. A target that is handed over as an object is called in this process; there only what hangs
+    in Python code can be interrupted, and a crash is a crash. Platforms other than POSIX have no workers: a
+    name is imported here.
 
     Args:
         target: the importable name of a module, a module, or any object with the losses as attributes; None

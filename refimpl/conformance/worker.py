@@ -158,6 +158,7 @@ def main(descriptor: int) -> None:
     os.register_at_fork(after_in_child=connection.close)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     torch.set_num_threads(1)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # last words would stay in a buffer
     worker = Worker(connection)
     threading.Thread(target=worker.receive, daemon=True).start()
     try:
