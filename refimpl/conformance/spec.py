@@ -54,7 +54,8 @@ class Invariance:
     the two computed ones may differ by the sum of their bounds.
 
     Attributes:
-        name: "permutation", "shift", "scale", "swap", "duplication" or "concatenation" (or your own).
+        name: "permutation", "shift", "scale", "swap", "duplication", "concatenation", "complement" or your
+            own; "blocks" makes a batch so large that work done in pieces has seams, the oracle judges it.
         holds: the relation, as a formula.
         change: the changed batch, made with the generator's random numbers; None where it cannot be exact
             or does not apply to this batch.
@@ -65,19 +66,32 @@ class Invariance:
     change: Callable[[Batch, np.random.Generator], "Changed | None"]
 
 
+def _unchanged(*values: Array) -> Array:
+    return values[0]
+
+
 @dataclass(frozen=True)
 class Changed:
-    """A changed batch and how to read its answers.
+    """A changed batch and how its answer follows from others.
+
+    `value` and `gradient` are affine and monotone in every single number (each result weighs one number with
+    coefficients of one sign only), so that they carry errors as well: the image of the bounds, less the
+    image of zero, is the bound of the image.
 
     Attributes:
         batch: the changed batch.
-        value: maps the exact (or computed) value of the original to that of the changed batch.
-        gradient: maps (path, gradient of the original) to that of the changed batch; None: not compared.
+        value: maps the values of the parts (long double arrays, in their order) to that of the changed batch.
+        gradient: maps (path, gradients of the parts by path) to the gradient of the changed batch at this
+            path; None where it is not known. No gradient is compared where this is None itself.
+        parts: the batches whose answers count; the original alone if empty.
+        loss: the loss that is asked about the changed batch; the same one if empty.
     """
 
     batch: Batch
-    value: Callable[[Array], Array] = lambda value: value
-    gradient: Callable[[str, Array], Array] | None = None
+    value: Callable[..., Array] = _unchanged
+    gradient: Callable[..., Array | None] | None = None
+    parts: tuple[Batch, ...] = ()
+    loss: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
