@@ -17,17 +17,49 @@ rows = {'r1': {'mu': means, 'r': two.expand(4)}, 'r2': {'mu': sizes, 'r': two.ex
 batch = {'r1': {'reads': counts}, 'r2': {'reads': counts.flip(0)}, 'metadata': {'sd_ratio': two}}
 number = {**batch, 'metadata': {'sd_ratio': 2.0}}
 column = {**batch, 'metadata': {'sd_ratio': two.expand(4, 1)}}
+# large batches: more than a block of whatever size; every result is exact in any order of summation
+ramp = torch.arange(5000, dtype=torch.float64)
+near, far = 128 * ramp[:2500], 128 * ramp[:2500].flip(0)
+signs = torch.ones(2**16)
+signs[::2] = -1
+lines = [a.double() + k * b / 7 for k in range(64)]
+swapped = torch.where(torch.arange(2**16) >= 2**16 - 2**13, -signs, signs)
+bytes_, others = (torch.tensor(pair, dtype=torch.int8) for pair in ([100, -3], [-100, 2]))
+many = torch.tensor([200, 300, 70000, 2**31 + 5])
+wide_means = torch.tensor([190.0, 310.0, 7e4, 2.0**31], dtype=torch.float64)
 first, second = (lambda out, _: out['r1']['mu'].sum()), (lambda out, _: out['r1']['r'].prod())
 """
 
 
 def _invalid(name: str) -> tuple[Demand, ...]:
     call = f"target.{name}(counts, means, sizes)"
+    below_zero = {"negative_binomial_cdf": "0.0", "negative_binomial_sf": "1.0"}
+    edge, total = below_zero[name], {"0.0": "4999.0", "1.0": "1.0"}[below_zero[name]]
     return (
         Demand(f"target.{name}(counts, means, sizes, validate=True)", call),
         Demand(f"target.{name}(counts, means, two)", f"target.{name}(counts, means, two.expand(4))"),
         Demand(f"target.{name}(counts, two, sizes)", f"target.{name}(counts, two.expand(4), sizes)"),
         Demand(f"target.{name}(counts.double(), means, sizes)", call),
+        # counts beyond the narrow integer types, and in the narrowest that holds them
+        Demand(
+            f"target.{name}(many, wide_means, wide_means)",
+            f"target.{name}(many.double(), wide_means, wide_means)",
+        ),
+        Demand(
+            f"target.{name}(bytes_ - 1, means[:2], sizes[:2])",
+            f"target.{name}(bytes_.double() - 1, means[:2], sizes[:2])",
+        ),
+        Demand(
+            f"target.{name}(torch.tensor([127], dtype=torch.int8), one[None], two[None])",
+            f"target.{name}(torch.tensor([127.0]), one[None], two[None])",
+        ),
+        Demand(
+            f"target.{name}(torch.tensor([255], dtype=torch.uint8), one[None], two[None])",
+            f"target.{name}(torch.tensor([255.0]), one[None], two[None])",
+        ),
+        Demand(f"target.{name}(counts.view(2, 2), means.view(2, 2), sizes.view(2, 2))", f"{call}.view(2, 2)"),
+        Demand(f"target.{name}(counts - 5, means, sizes)[:2].tolist()", f"[{edge}] * 2"),
+        Demand(f"target.{name}(torch.where(ramp < 4999, 1, -1), 0 * ramp, 1 + ramp).sum().item()", total),
         Demand(f"target.{name}(counts, means - 1, sizes).isnan().tolist()", "[False, True, False, False]"),
         Demand(f"target.{name}(counts, means, sizes - 1).isnan().tolist()", "[False, True, True, False]"),
     )
@@ -40,18 +72,41 @@ def _wrapper(name: str, options: str) -> tuple[Demand, ...]:
     )
 
 
+def _masked(name: str, scale: str) -> tuple[Demand, ...]:
+    whole = "torch.ones(100003, 1), torch.zeros(100003, 1), torch.ones(100003, 1).bool()"
+    return (
+        Demand(f"target.{name}(a.int(), b.double(), mask).dtype", "torch.float64"),
+        Demand(f"target.{name}(a.half(), b, mask, reduction='none').dtype", "torch.float32"),
+        Demand(f"target.{name}(a.half(), b.bfloat16(), mask).dtype", "torch.float32"),
+        # differences of narrow integers leave their type
+        Demand(f"target.{name}(bytes_, others, bytes_ > 0, reduction='sum').item()", "40000.0"),
+        Demand(f"target.{name}(mask.byte(), 2 * mask.byte(), mask, reduction='sum').item()", "3.0"),
+        Demand(
+            f"target.{name}(a.view(2, 1, 2), b.view(2, 1, 2), mask.view(2, 1, 2), reduction='sum')",
+            f"target.{name}(a, b, mask, reduction='sum')",
+        ),
+        Demand(f"target.{name}({whole}, reduction='sum').item()", "100003.0"),
+        Demand(f"target.{name}({whole}).item()", "1.0"),
+        Demand(f"target.{name}(a, b, mask).item()", scale),
+    )
+
+
+BINOMIAL = "torch.distributions.NegativeBinomial"
+POISSON = "torch.distributions.Poisson(means)"
 COMPOSITE = "target.CompositeLoss([first, second], [1.0, 0.5]"
 DEMANDS: dict[str, tuple[Demand, ...]] = {
     "masked_sse": (
         Demand("target.masked_sse(a, b, mask)", "target.masked_sse(a, b, mask, reduction='batch_mean')"),
-        Demand("target.masked_sse(a.int(), b.double(), mask).dtype", "torch.float64"),
-        Demand("target.masked_sse(a.half(), b, mask, reduction='none').dtype", "torch.float32"),
+        *_masked("masked_sse", "10.0625"),
     ),
     "masked_mse": (
         Demand("target.masked_mse(a, b, mask)", "target.masked_mse(a, b, mask, reduction='mean')"),
+        *_masked("masked_mse", "torch.tensor(40.25).div(3).item()"),
         # 16777217 is no float32: integers are compared before they are rounded
-        Demand("target.masked_mse(a.long() + 16777217, torch.full((4,), 16777216.0), mask)",
-               "target.masked_mse(a + 1, torch.zeros(4), mask)"),
+        Demand(
+            "target.masked_mse(a.long() + 16777217, torch.full((4,), 16777216.0), mask)",
+            "target.masked_mse(a + 1, torch.zeros(4), mask)",
+        ),
     ),
     "concordance_loss_nce": (
         Demand(
@@ -67,6 +122,19 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "target.concordance_loss_nce(100 * a, 100 * b)",
             "target.concordance_loss_nce(100 * a, 100 * b, eps=1e-8)",
         ),
+        # the nearest source is the mirrored row: Σ (128 (2i - n + 1))² = 2^14 n (n² - 1) / 3
+        Demand(
+            "target.concordance_loss_nce(near, far, 1.0, eps=0.0, reduction='sum').item()",
+            "2.0**14 * 2500 * (2500**2 - 1) / 3",
+        ),
+        Demand(
+            "target.concordance_loss_nce(near, near, 1.0, eps=0.0, reduction='none').tolist()", "[0.0] * 2500"
+        ),
+        Demand("target.concordance_loss_nce(counts, counts.flip(0)).dtype", "torch.float32"),
+        Demand(
+            "target.concordance_loss_nce(bytes_, others, 1.0, eps=0.0)",
+            "target.concordance_loss_nce(bytes_.float(), others.float(), 1.0, eps=0.0)",
+        ),
     ),
     "negative_pearson_loss": (
         Demand("target.negative_pearson_loss(a, b)", "target.negative_pearson_loss(a, b, eps=1e-8)"),
@@ -75,24 +143,89 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
         ),
         Demand("target.negative_pearson_loss(a, a + torch.nan).isnan().item()", "True"),
         Demand("target.negative_pearson_loss(one + 0 * a, a + torch.inf).isnan().item()", "True"),
+        Demand("target.negative_pearson_loss(signs, signs).item()", "-1.0"),
+        Demand("target.negative_pearson_loss(signs, swapped).item()", "-0.75"),
+        # rounding never leads beyond the ends
+        Demand(
+            "min(target.negative_pearson_loss(x, x).item() for x in lines)",
+            "-1.0",
+        ),
+        Demand(
+            "max(target.negative_pearson_loss(x, -x).item() for x in lines)",
+            "1.0",
+        ),
+        Demand(
+            "target.negative_pearson_loss(bytes_, others)",
+            "target.negative_pearson_loss(bytes_.float(), others.float())",
+        ),
     ),
     "quantile_absolute_loss": (
         Demand(
             "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts)",
             "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts, reduction='mean')",
         ),
+        Demand(
+            "target.quantile_absolute_loss({'mu': means, 'r': two}, outputs['r2'], counts, counts)",
+            "target.quantile_absolute_loss({'mu': means, 'r': two.expand(4)}, outputs['r2'], counts, counts)",
+        ),
+        Demand("target.quantile_absolute_loss(outputs['r1'], outputs['r1'], counts, counts).item()", "0.0"),
+        # F is 1 at a mean of 0 and 0 below: 1 for the last row only
+        Demand(
+            "target.quantile_absolute_loss({'mu': 0 * ramp, 'r': 1 + ramp}, {'mu': 0 * ramp, 'r': 1 + ramp}, "
+            "0 * ramp, torch.where(ramp < 4999, 0, -1), reduction='sum').item()",
+            "1.0",
+        ),
+        Demand(
+            "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts, validate=True)",
+            "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts)",
+        ),
     ),
     "negative_binomial_cdf": _invalid("negative_binomial_cdf"),
     "negative_binomial_sf": _invalid("negative_binomial_sf"),
+    "compute_numeric_cdf": (
+        Demand(
+            f"target.compute_numeric_cdf({POISSON}, counts + 0.75)",
+            f"target.compute_numeric_cdf({POISSON}, counts)",
+        ),
+        Demand(f"target.compute_numeric_cdf({POISSON}, counts - 5)[:2].tolist()", "[0.0, 0.0]"),
+        Demand(
+            "target.compute_numeric_cdf(torch.distributions.Poisson(two), counts)",
+            "target.compute_numeric_cdf(torch.distributions.Poisson(two.expand(4)), counts)",
+        ),
+        # odds of 1: the mean is the number of failures
+        Demand(
+            f"target.compute_numeric_cdf({BINOMIAL}(sizes, probs=one.expand(4) / 2), counts)",
+            f"target.compute_numeric_cdf({BINOMIAL}(sizes, logits=torch.zeros(4)), counts)",
+        ),
+    ),
     "nll_loss": (
         *_wrapper("nll_loss", "reduction='mean'"),
         Demand("target.nll_loss(outputs, batch)", "target.nll_loss(outputs, batch, validate=True)"),
+        # one replicate alone is the average of two that are alike
+        Demand(
+            "target.nll_loss(rows['r1'], batch['r1'])",
+            "target.nll_loss({'r1': rows['r1'], 'r2': rows['r1']}, {'r1': batch['r1'], 'r2': batch['r1']})",
+        ),
+        Demand(
+            "target.nll_loss({'mu': means[:, None], 'r': two}, batch['r1'])",
+            "target.nll_loss({'mu': means, 'r': two.expand(4)}, batch['r1'])",
+        ),
+        Demand("target.nll_loss({'mu': 0 * ramp, 'r': 1 + ramp}, {'reads': 0 * ramp}).item()", "0.0"),
     ),
     "compute_residual_mse": (
         Demand(
             "target.compute_residual_mse(counts, means, counts, sizes, 2.0)",
             "target.compute_residual_mse(counts, means, counts, sizes, two.expand(4), reduction='mean')",
         ),
+        Demand(
+            "target.compute_residual_mse(bytes_, others, others, bytes_, 1.0, reduction='sum').item()",
+            "160100.0",
+        ),
+        Demand(
+            "target.compute_residual_mse(ramp, 0 * ramp, ramp, 0 * ramp, 2.0, reduction='sum').item()",
+            "5000 * 4999 * 9999 / 6",
+        ),
+        Demand("target.compute_residual_mse(counts, counts, counts, counts, 2).dtype", "torch.float32"),
     ),
     "replicate_concordance_mse_loss": (
         *_wrapper("replicate_concordance_mse_loss", "reduction='mean'"),
@@ -105,13 +238,35 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "target.replicate_concordance_mse_loss(outputs, column)",
         ),
     ),
-    "concordance_loss_nce_wrapper": _wrapper(
-        "concordance_loss_nce_wrapper", "tau=0.1, eps=1e-8, reduction='mean'"
+    "concordance_loss_nce_wrapper": (
+        *_wrapper("concordance_loss_nce_wrapper", "tau=0.1, eps=1e-8, reduction='mean'"),
+        # ε is added: a larger one costs more
+        Demand(
+            "[bool(target.concordance_loss_nce_wrapper(outputs, batch, eps=eps) > "
+            "target.concordance_loss_nce_wrapper(outputs, batch, eps=0.0)) for eps in range(1, 17)]",
+            "[True] * 16",
+        ),
     ),
     "negative_pearson_loss_wrapper": _wrapper("negative_pearson_loss_wrapper", "eps=1e-8"),
-    "quantile_absolute_loss_wrapper": _wrapper("quantile_absolute_loss_wrapper", "reduction='mean'"),
+    "quantile_absolute_loss_wrapper": (
+        *_wrapper("quantile_absolute_loss_wrapper", "reduction='mean'"),
+        Demand(
+            "target.quantile_absolute_loss_wrapper(outputs, batch, validate=True)",
+            "target.quantile_absolute_loss_wrapper(outputs, batch)",
+        ),
+    ),
     "CompositeLoss": (
         Demand(f"{COMPOSITE})(outputs, batch).item()", "9.0"),
+        Demand(f"{COMPOSITE}, ['x', 'y'], False)(outputs, batch)['total'].item()", "9.0"),
+        Demand(f"{COMPOSITE}, component_names=['x', 'y'])(outputs, batch)['total'].item()", "9.0"),
+        Demand("target.CompositeLoss([first, first], [2, -0.5])(outputs, batch).item()", "11.25"),
+        Demand("target.CompositeLoss([first, second], [0.0, 0.0])(outputs, batch).item()", "0.0"),
+        # a component that is off stays in the log
+        Demand(
+            "target.CompositeLoss([first, second], [1.0, 0.0], ['x', 'y'])(outputs, batch)"
+            "['components']['y'].item()",
+            "3.0",
+        ),
         Demand(f"{COMPOSITE}, True)(outputs, batch)['total'].item()", "9.0"),
         Demand(f"{COMPOSITE}, return_components=True)(outputs, batch)['total'].item()", "9.0"),
         Demand(
@@ -138,4 +293,4 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "False",
         ),
     ),
-}  # fmt: skip
+}
