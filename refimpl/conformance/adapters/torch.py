@@ -1,11 +1,16 @@
 """PyTorch: tensors on a device, gradients by autograd."""
 
+import ast
+import itertools
+import operator
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils._pytree import tree_map
 
 from refimpl.conformance.adapters import FEATURES
 from refimpl.conformance.batch import Array, Batch, leaves, map_tree
@@ -13,7 +18,7 @@ from refimpl.conformance.formats import FORMATS
 from refimpl.conformance.outcome import Outcome
 from refimpl.conformance.target import Subject
 
-__all__ = ["TorchAdapter", "distribution", "tensor", "vmapped"]
+__all__ = ["TorchAdapter", "distribution", "outcome", "tensor", "vmapped"]
 
 
 def tensor(array: Array, dtype: str, layout: str = "contiguous", device: str = "cpu") -> torch.Tensor:
@@ -47,24 +52,33 @@ def distribution(parameters: Mapping[str, torch.Tensor]) -> torch.distributions.
     return family(**parameters, validate_args=False)
 
 
-def vmapped(function: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
-    """The second of two equal calls made as one by `torch.func.vmap`.
+def vmapped(function: Callable[..., torch.Tensor], *arguments: Any, only_first: bool = False) -> Any:
+    """One call among two that `torch.func.vmap` makes as one; the other has other numbers.
 
     Args:
         function: what to call.
-        *arguments: tensors, or nested dicts of them; each is stacked with itself.
+        *arguments: tensors, or nested dicts of them; in the other call every second one is reversed.
+        only_first: the other call differs in the first argument alone (the rest has `in_dims=None`).
+
+    Returns:
+        What `function(*arguments)` returns.
 
     Example:
-        >>> vmapped(torch.dot, torch.ones(3), torch.ones(3))
-        tensor(3.)
+        >>> vmapped(torch.dot, torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]))
+        tensor(2.)
     """
+    turn = itertools.count()
 
-    def double(_: str, one: Any) -> torch.Tensor:
-        return torch.stack([one, one])
+    def beside(_: str, one: Any) -> torch.Tensor:
+        reverse = next(turn) % 2 == 0
+        other = one.detach().flip(tuple(range(one.ndim))) if reverse else one.detach()
+        return torch.stack([other, one])
 
-    doubled = [map_tree(double, tree) for tree in arguments]
-    result: torch.Tensor = torch.func.vmap(function)(*doubled)[1]
-    return result
+    mapped = len(arguments[:1]) if only_first else len(arguments)
+    stacked = [map_tree(beside, tree) for tree in arguments[:mapped]]
+    in_dims = tuple(0 if place < mapped else None for place in range(len(arguments)))
+    result = torch.func.vmap(function, in_dims)(*stacked, *arguments[mapped:])
+    return tree_map(operator.itemgetter(1), result)
 
 
 class TorchAdapter:
@@ -132,17 +146,31 @@ class TorchAdapter:
             raise TypeError(f"the result is a {type(result).__name__}, not a tensor")
         return result
 
+    def traceable(self, subject: Subject, batch: Batch, arguments: Mapping[str, Any]) -> Callable[..., Any]:
+        """The call as a plain function of the arguments, without the `eval` that no compiler can follow.
+
+        What is called is looked up (or, as a module, made) once, before.
+        """
+        scope = {"target": subject.target, **self.scope(), **batch.options}
+        call: Any = ast.parse(subject.text, mode="eval").body
+        # the text is the spec's own, as in `Subject.function`
+        scope["callee"] = eval(ast.unparse(call.func), {**scope, **arguments})  # noqa: S307
+        call.func = ast.Name("callee", ast.Load())
+        exec(f"def traced({', '.join(arguments)}): return {ast.unparse(call)}", scope)  # noqa: S102
+        traced: Callable[..., Any] = scope["traced"]
+        return traced
+
     def evaluate(self, subject: Subject, batch: Batch, *, cotangent: float = 1.0, only: str = "") -> Outcome:
         """Value and gradients as float64 arrays."""
         arguments, wanted = self.tensors(subject, batch, only)
         result = self.apply(subject, batch, arguments)
-        gradients = _gradients(result, wanted, cotangent)
+        answered = outcome(result, wanted, cotangent)
         changed = tuple(
             path
             for (path, now), (_, before) in zip(leaves(arguments), leaves(dict(batch.arguments)), strict=True)
             if not _unchanged(now, before)
         )
-        return Outcome(numpy(result), str(result.dtype).removeprefix("torch."), gradients, changed)
+        return replace(answered, changed=changed)
 
     def literal(self, array: Array, dtype: str) -> str:
         """A `torch.tensor(...)` expression."""
@@ -153,8 +181,22 @@ class TorchAdapter:
 
 def numpy(result: torch.Tensor) -> NDArray[np.float64]:
     """A tensor as a float64 array on the CPU."""
-    array: NDArray[np.float64] = result.detach().to("cpu", torch.float64).numpy()
+    array: NDArray[np.float64] = result.detach().to("cpu", torch.float64).numpy(force=True)
     return array
+
+
+def outcome(result: torch.Tensor, wanted: Mapping[str, torch.Tensor], cotangent: float = 1.0) -> Outcome:
+    """A result and the gradients of its sum, times `cotangent`.
+
+    Args:
+        result: what the target returned.
+        wanted: tensors to differentiate it by, by path.
+        cotangent: the incoming gradient of every element.
+    """
+    if not isinstance(result, torch.Tensor):
+        raise TypeError(f"the result is a {type(result).__name__}, not a tensor")
+    gradients = _gradients(result, wanted, cotangent)
+    return Outcome(numpy(result), str(result.dtype).removeprefix("torch."), gradients)
 
 
 def _unchanged(now: Any, before: Array) -> bool:

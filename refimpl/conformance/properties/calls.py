@@ -9,7 +9,7 @@ from refimpl.conformance.outcome import same
 from refimpl.conformance.properties.base import Finding, Probe
 from refimpl.conformance.properties.judge import brief, judge
 
-__all__ = ["arguments", "cotangent", "determinism", "inert", "partial"]
+__all__ = ["arguments", "cotangent", "determinism", "first", "inert", "partial"]
 
 COTANGENT = -4.0  # a power of two: gradients and their bounds scale exactly
 
@@ -42,7 +42,7 @@ def cotangent(probe: Probe) -> str:
     )
     outcome = probe.subject.execute(probe.batch, cotangent=COTANGENT)
     found = judge(probe.subject.spec, probe.batch, scaled, outcome).findings
-    return _first(found, f"incoming gradient {COTANGENT}: ")
+    return first(found, f"incoming gradient {COTANGENT}: ")
 
 
 def partial(probe: Probe) -> str:
@@ -50,7 +50,7 @@ def partial(probe: Probe) -> str:
     for path in (*probe.subject.wanted(probe.batch), "nothing"):
         outcome = probe.subject.execute(probe.batch, only=path)
         found = judge(probe.subject.spec, probe.batch, probe.exact, outcome).findings
-        message = _first(found, f"only {path} differentiated: ")
+        message = first(found, f"only {path} differentiated: ")
         if message:
             return message
     return ""
@@ -81,5 +81,6 @@ def _poisoned(probe: Probe, poison: float) -> Batch:
     return probe.batch.with_arguments(map_tree(change, dict(probe.batch.arguments)))
 
 
-def _first(findings: tuple[tuple[str, str], ...], prefix: str) -> str:
+def first(findings: tuple[tuple[str, str], ...], prefix: str) -> str:
+    """The first of what a judgement found, after a prefix; nothing if it found nothing."""
     return prefix + findings[0][1] if findings else ""
