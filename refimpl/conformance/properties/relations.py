@@ -26,6 +26,7 @@ from refimpl.conformance.catalogue import CATALOGUE
 from refimpl.conformance.invariances.arrays import arrays, rows
 from refimpl.conformance.outcome import Outcome
 from refimpl.conformance.properties.base import Finding, Probe, Property
+from refimpl.conformance.properties.blocks import BLOCKS
 from refimpl.conformance.properties.judge import Truth, truth
 from refimpl.conformance.spec import Changed, Invariance, LossSpec
 from refimpl.conformance.target import Subject
@@ -183,7 +184,7 @@ class _Answer:
     @property
     def blocked(self) -> npt.NDArray[np.bool_]:
         """Numbers that may have saturated, or are none."""
-        return ~(np.abs(self.exact) + self.bound < self.largest)
+        return np.asarray(~(np.abs(self.exact) + self.bound < self.largest))
 
 
 def _slopes(one: Known, largest: float) -> dict[str, _Answer]:
@@ -298,7 +299,7 @@ RELATIONS: tuple[Property, ...] = (
         )
         for name, holds in _HOLDS.items()
     ),
-    Property("invariance", "a relation of the loss's own holds", "batch", own, applies=_has_own, every=3),
+    Property("invariance", "a relation of the loss's own holds", "batch", own, applies=_has_own, every=5),
     Property(
         "reduction",
         "all reductions of a batch fit together",
@@ -307,4 +308,5 @@ RELATIONS: tuple[Property, ...] = (
         applies=_has_reductions,
         every=5,
     ),
+    BLOCKS,
 )
