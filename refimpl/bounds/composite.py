@@ -21,6 +21,11 @@ def composite_loss(values: ArrayLike, weights: ArrayLike, precision: Precision) 
     with t the smallest subnormal. It follows the sizes of the terms, not the result: where components of
     opposite signs cancel, the bound stays that of their sizes.
 
+    Unit roundoff: u = 2^-53 for float64, 2^-24 for all others.
+    Roundings on the worst path: 1 of the weight (float32 only), 1 of the product, n - 1 additions.
+    Condition: sum |w L| / |sum w L|.
+    Accumulations: any order, tree and chunking of the n - 1 additions.
+
     Args:
         values: component losses, (K,), exact.
         weights: (K,).

@@ -1,7 +1,7 @@
 """Every loss as a careful person writes it in one precision, to be held against the bounds.
 
-`EVALUATIONS` maps the name of a loss to a function of (batch, order of summation) that gives the value and the
-gradients by path, rounded to the formats that the contract names. Every operation happens in the working
+`EVALUATIONS` maps the name of a loss to a function of (batch, order of summation) that gives the value and
+the gradients by path, rounded to the formats that the contract names. Every operation happens in the working
 precision of the batch (float32 for half inputs); no wider number is hidden inside.
 """
 

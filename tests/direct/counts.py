@@ -54,7 +54,7 @@ def sf(batch, total):
 
 
 def numeric_cdf(batch, total):
-    """`compute_numeric_cdf`: of a Poisson; or of a negative binomial, whose mean total p / (1 - p) is made."""
+    """`compute_numeric_cdf` of a Poisson, or of a negative binomial with the mean total p / (1 - p)."""
     kind, form = working(batch.form), batch.form
     y, parameters = batch.arguments["y"], batch.arguments["parameters"]
     shape = np.shape(y)

@@ -30,6 +30,25 @@ def _sides(rng, form, shape):
     return round_to(a, form), round_to(b, form)
 
 
+def drifting_pair(form):
+    """Two uncorrelated sides whose products add up with every rounding in one direction, and then go back.
+
+    192 products of 1/4 + 7/16 ulp lift the sum to 48, where an ulp is 32 eps; 48 products of -1 take it back.
+    """
+    ulp = 32.0 * 2.0 ** (1 - form.digits)
+    sizes = np.concatenate([np.full(192, 0.25 + 7.0 / 16.0 * ulp), np.full(48, -1.0)])
+    signs = np.resize([1.0, -1.0], sizes.size)
+    return np.r_[0.0, signs], round_to(np.r_[0.0, signs * sizes], form)
+
+
+def far_pivot_pair(rng, form):
+    """Deviations far below their distance from the first element: each is lost in one rounding."""
+    count = 2 * int(rng.integers(1, 149))
+    signs = np.resize([1.0, -1.0], count)
+    small = signs * rng.uniform(0.0, 0.5, count) * 2.0**-form.digits
+    return round_to(np.r_[1.0, -1.0, small], form), np.r_[0.0, 0.0, signs]
+
+
 def _counts(rng, form, count):
     """Counts near their means (half of them) or anywhere, means, dispersions."""
     mu = round_to(10 ** rng.uniform(-2.0, 2.0, count), form)
@@ -46,9 +65,11 @@ def _pair(spec, form, rng, names, options):
         if rng.random() < 0.004:
             batch, features = LARGEST, 1
         shape = (batch, features)
-    else:
-        shape = (_size(rng),)
-    return Batch(RANDOM, form, dict(zip(names, _sides(rng, form, shape), strict=True)), options)
+        return Batch(RANDOM, form, dict(zip(names, _sides(rng, form, shape), strict=True)), options)
+    kind = rng.integers(10)
+    sides = _sides(rng, form, (_size(rng),))
+    sides = drifting_pair(form) if kind == 0 else far_pivot_pair(rng, form) if kind == 1 else sides
+    return Batch(RANDOM, form, dict(zip(names, sides, strict=True)), options)
 
 
 def _replicates(spec, form, rng, options):
@@ -82,7 +103,9 @@ def random_batch(spec, form, rng):
             shape = (count, 1) if count % 2 else (count // 2, 2)
             mask = rng.random(shape) < rng.choice([0.2, 0.75, 1.0])
             arguments = {"x_recon": x_recon.reshape(shape), "x": x.reshape(shape), "mask": mask}
-            return Batch(RANDOM, form, arguments, {"reduction": _pick(rng, "mean", "batch_mean", "sum", "none")})
+            return Batch(
+                RANDOM, form, arguments, {"reduction": _pick(rng, "mean", "batch_mean", "sum", "none")}
+            )
         case "concordance_loss_nce":
             options = {"tau": _pick(rng, 0.1, 1.0, 10.0), "eps": _pick(rng, 1e-8, 0.0, 1.0)} | reduction
             return _pair(spec, form, rng, ("res1", "res2"), options)

@@ -53,7 +53,7 @@ def _none(mu, r):
 
 
 def _series(k, mu, r):
-    """F, S, dF/dr from log F = r log x + sum log(1 + r / j) + log1p(r A), A the alternating series."""
+    """F, S, dF/dr: F = P (1 + r A), log P = r log x + sum log(1 + r / j), A the alternating series."""
     kind = r.dtype.type
     s = r + mu
     x, q = r / s, mu / s
@@ -62,16 +62,16 @@ def _series(k, mu, r):
         term = -term * ((k - (n - 1)) / n * x)
         share = term / (n + r)
         series = series + share
-        slope = slope + share * (n * q - r / (n + r))  # r times the derivative of the term
+        slope = slope + share * (1 + n * q - r / (n + r))  # of r times the term
     logs, inverses = np.zeros_like(r), np.zeros_like(r)
     for i in range(r.size):
         j = np.arange(1, int(k[i]) + 1, dtype=r.dtype)
         logs[i], inverses[i] = np.log1p(r[i] / j).sum(dtype=kind), (1 / (j + r[i])).sum(dtype=kind)
-    log_F = r * np.log(x) + logs + np.log1p(r * series)
-    F = np.exp(log_F)
-    derivative = np.log(x) + q + inverses + (series + slope) / (1 + r * series)
-    S = -np.expm1(log_F)
-    return np.where(F > 0.5, 1 - S, F), np.where(F > 0.5, S, 1 - F), F * derivative
+    log_P = r * np.log(x) + logs
+    log_F = log_P + np.log1p(r * series)
+    F, S = np.exp(log_F), -np.expm1(log_F)
+    derivative = F * (np.log(x) + q + inverses) + np.exp(log_P) * slope
+    return np.where(F > 0.5, 1 - S, F), np.where(F > 0.5, S, 1 - F), derivative
 
 
 def _coefficients(n, b, mu, r, upper):

@@ -93,7 +93,7 @@ def residual_wrapper(batch, total):
 
 
 def nested(batch, gradients, total):
-    """Gradients by path, in the parameters' shapes; a 0-dim parameter gets the sum, one without gradient 0."""
+    """Gradients by path, in the parameters' shapes: summed for a 0-dim one, 0 for one without gradient."""
     found = {}
     for name, parameters in batch.arguments["model_outputs"].items():
         for key, parameter in parameters.items():

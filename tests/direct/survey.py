@@ -1,4 +1,4 @@
-"""Many cases of one loss in one format: counts, the largest error / bound, violations. Equal seeds, equal cases."""
+"""Many cases of one loss in one format: how many, the largest error / bound, what is beyond it."""
 
 import zlib
 from dataclasses import dataclass, field
@@ -9,11 +9,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from refimpl.conformance.catalogue import CATALOGUE
 from refimpl.conformance.formats import FORMATS
+from tests.direct import EVALUATIONS
 from tests.direct.draws import RANDOM, random_batch
 from tests.direct.orders import ORDERS
 from tests.direct.trial import applies, try_batch
 
 TRUTH_EVERY = 20
+SHARP = 0.05  # a bound of which no straightforward evaluation ever uses this share says little
 KEPT = 3  # violations shown for every task; all are counted
 
 
@@ -66,19 +68,22 @@ class Tally:
         self.truths += trial.truths > 0
         self.failed += bool(trial.violations)
         self.violations += trial.violations[: max(KEPT - len(self.violations), 0)]
-        self.merge(Tally(value=(trial.value, batch.family), gradient=(trial.gradient, batch.family)))
+        of_value, of_gradient = ((ratio, batch.family) for ratio in (trial.value, trial.gradient))
+        self.merge(Tally(value=of_value, gradient=of_gradient if trial.inexact else (0.0, "")))
 
 
-def plan(cases, seed, losses=tuple(CATALOGUE), share=0.25, chunk=250):
-    """Tasks for at least so many cases: `share` of them from the families, the rest random.
+def plan(cases, seed, losses=None, *, share=0.25, chunk=100):
+    """Tasks for at least so many cases: about `share` of them from the families, the rest random.
 
-    A family that has few different batches gives fewer; the random cases make up for all it could lack.
+    A family that has few different batches, or some that do not count, gives fewer than asked: the random
+    cases make up for half of all that the families could give.
     """
-    cells = [(CATALOGUE[loss], form) for loss in losses for form in CATALOGUE[loss].dtypes]
+    chosen = [CATALOGUE[loss] for loss in losses or EVALUATIONS]
+    cells = [(spec, form) for spec in chosen for form in spec.dtypes]
     families = [(spec, form, family) for spec, form in cells for family in spec.families]
     each = max(1, int(cases * share / len(families)))
     tasks = [Task(spec.name, form, family, each, seed) for spec, form, family in families]
-    rest = -(-cases // len(cells))
+    rest = -(-int(cases * (1.0 - share / 2.0)) // len(cells))
     for spec, form in cells:
         parts = range(-(-rest // chunk))
         tasks += [Task(spec.name, form, RANDOM, min(chunk, rest - chunk * i), seed, i) for i in parts]

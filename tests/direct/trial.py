@@ -10,7 +10,8 @@ from refimpl.bounds.precision import error_ratio, precision
 from refimpl.conformance.batch import leaves
 from tests.direct import EVALUATIONS
 from tests.direct.orders import ORDERS
-from tests.direct.truth import BITS, TRUTHS
+from tests.direct.truth import BITS
+from tests.direct.truth_counts import TRUTHS
 from tests.exact import ulps
 
 
@@ -18,11 +19,13 @@ from tests.exact import ulps
 class Trial:
     """Largest error / bound of value and gradient over the orders, and what is wrong.
 
-    `truths` counts the numbers that were held against rational or 400-bit arithmetic.
+    `inexact`: whether the bound of some gradient is more than 0. `truths` counts the numbers that were held
+    against rational or 400-bit arithmetic.
     """
 
     value: float
     gradient: float
+    inexact: bool = True
     truths: int = 0
     violations: tuple[str, ...] = ()
 
@@ -93,9 +96,7 @@ class Judge:
 def _held(name, actual, oracle, exact, bound, slack, largest, *, saturates):
     """Complaints about an oracle further than 1 ulp (and `slack`), or an answer further than its bound."""
     found = []
-    for got, known, true, allowed in zip(
-        actual.ravel(), oracle.ravel(), exact, np.ravel(bound), strict=True
-    ):
+    for got, known, true, allowed in zip(actual.ravel(), oracle.ravel(), exact, np.ravel(bound), strict=True):
         if ulps(known, true, saturates=saturates) > 1.0 and abs(Fraction(known) - true) > slack:
             found.append(f"{name}: oracle {known!r} is not {float(true)!r}")
         inside = abs(true) < Fraction(largest) / 2 and np.isfinite(allowed)
@@ -145,4 +146,5 @@ def try_batch(spec, batch, *, with_truth=False, orders=ORDERS):
     if with_truth:
         truths, complaints = against_truth(spec.name, judge, *answers[-1])
         violations += [f"{spec.name}, {judge.describe(order, *answers[-1])}\n  {c}" for c in complaints]
-    return Trial(*ratios.max(axis=0).tolist(), truths, tuple(violations))
+    inexact = any(bound.any() for bound in judge.bounds.values())
+    return Trial(*ratios.max(axis=0).tolist(), inexact, truths, tuple(violations))

@@ -1,10 +1,8 @@
-"""The exact answers in rational or 200-bit arithmetic, by formulas of their own: no oracle is asked.
+"""The exact answers in rational or 400-bit arithmetic, by formulas of their own: no oracle is asked.
 
-`TRUTHS` maps a loss to a function of the batch that gives `Truth`, or None for a batch whose exact answer is
-out of reach here (huge counts, edges without mass), which is judged by the oracle alone.
+Every function takes a batch and gives its `Truth`, or None for one whose exact answer is out of reach here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -12,15 +10,8 @@ import mpmath
 import numpy as np
 
 from tests.exact import fractions
-from tests.test_oracles_negative_binomial import (
-    exact_gradients,
-    exact_log_mass,
-    exact_tails,
-    working_bits,
-)
 
 BITS = 400
-LARGEST_COUNT = 80
 DEEPEST = -3000  # exponentials below e^-3000 are far below every format
 
 
@@ -89,26 +80,26 @@ def residual(batch):
     return Truth(value, dict(zip(names, parts, strict=True)))
 
 
-def _replicates(batch):
+def replicates_of(batch):
     outputs, reads = batch.arguments["model_outputs"], batch.arguments["batch"]
     if any(np.ndim(part) == 0 for name in ("r1", "r2") for part in outputs[name].values()):
         return None
     return [(reads[name]["reads"], outputs[name]["mu"], outputs[name]["r"]) for name in ("r1", "r2")]
 
 
-def _nested(first, second, sizes=None):
+def nested(first, second, sizes=None):
     found = {f"model_outputs.{name}.mu": part for name, part in (("r1", first), ("r2", second))}
     return found | ({} if sizes is None else {f"model_outputs.{n}.r": p for n, p in sizes.items()})
 
 
 def residual_wrapper(batch):
-    replicates = _replicates(batch)
+    replicates = replicates_of(batch)
     if replicates is None:
         return None
     (y1, mu1, _), (y2, mu2, _) = replicates
     s = batch.arguments["batch"]["metadata"]["sd_ratio"]
     value, g1, g2, _ = residual_parts(y1, mu1, y2, mu2, s, batch.options["reduction"])
-    return Truth(value, _nested([-g for g in g1], [-g for g in g2]))
+    return Truth(value, nested([-g for g in g1], [-g for g in g2]))
 
 
 def composite(batch):
@@ -126,7 +117,10 @@ def _exponential(z):
 def _rows(x, y, tau, eps):
     """Rows L_i, shares p_ij, the share left to the own pair; all rational."""
     batch = len(x)
-    a = [[sum((p - q) ** 2 for p, q in zip(x[i], y[j], strict=True)) / tau for j in range(batch)] for i in range(batch)]
+    a = [
+        [sum((p - q) ** 2 for p, q in zip(x[i], y[j], strict=True)) / tau for j in range(batch)]
+        for i in range(batch)
+    ]
     log_eps = exact(mpmath.log(real(eps))) if eps else None
     rows, shares = [], []
     for i in range(batch):
@@ -155,7 +149,12 @@ def info_nce(x, y, tau, eps, reduction):
         for j in range(batch)
         for d in columns
     ]
-    size = factor * 2 * batch * max(abs(p - q) for row in x for other in y for p, q in zip(row, other, strict=True))
+    size = (
+        factor
+        * 2
+        * batch
+        * max(abs(p - q) for row in x for other in y for p, q in zip(row, other, strict=True))
+    )
     return reduced(rows, reduction), gx, gy, size / 2**80
 
 
@@ -176,7 +175,7 @@ def concordance(batch):
 
 
 def concordance_wrapper(batch):
-    replicates = _replicates(batch)
+    replicates = replicates_of(batch)
     if replicates is None or replicates[0][0].size == 0 or replicates[0][0].size > 12:
         return None
     sides = [[[a - b] for a, b in zip(wide(y), wide(mu), strict=True)] for y, mu, _ in replicates]
@@ -184,7 +183,7 @@ def concordance_wrapper(batch):
     value, gx, gy, slack = info_nce(
         *sides, tau, Fraction(batch.options.get("eps", 1e-8)), batch.options.get("reduction", "mean")
     )
-    found = _nested([-g for g in gx], [-g for g in gy])
+    found = nested([-g for g in gx], [-g for g in gy])
     return Truth(value, found, dict.fromkeys(found, slack))
 
 
@@ -220,134 +219,11 @@ def pearson(batch):
 
 
 def pearson_wrapper(batch):
-    replicates = _replicates(batch)
+    replicates = replicates_of(batch)
     if replicates is None or replicates[0][0].size > 30:
         return None
     p = [v for _, mu, _ in replicates for v in wide(mu)]
     t = [v for y, _, _ in replicates for v in wide(y)]
     value, gradient, _ = correlation(p, t, Fraction(float(batch.options["eps"])))
     half = replicates[0][0].size
-    return Truth(value, _nested(gradient[:half], gradient[half:]))
-
-
-def _points(y, mu, r):
-    """(k, mu, r) of every element; None where one is out of reach."""
-    y = np.asarray(y, np.float64)
-    mu, r = (np.broadcast_to(np.ravel(part), (y.size,)) for part in (mu, r))
-    k = np.floor(y.ravel())
-    reach = (k >= 0) & (k <= LARGEST_COUNT) & (mu > 0) & (mu < 1e6) & (mu > 1e-12) & (r > 1e-12) & (r < 1e12)
-    return [(int(a), float(b), float(c)) for a, b, c in zip(k, mu, r, strict=True)] if reach.all() else None
-
-
-def _distribution(points):
-    """(F, dF/dmu, dF/dr) of every point; S = 1 - F is exact in rationals."""
-    found = []
-    for k, mu, r in points:
-        with mpmath.workprec(working_bits(mu, r)):
-            F, _, _ = exact_tails(k, mu, r)
-            found.append(tuple(map(exact, (F, *exact_gradients(k, mu, r)))))
-    return found
-
-
-def _tails(y, mu, r, survival, names):
-    points = _points(y, mu, r)
-    if points is None or any(np.ndim(part) == 0 for part in (mu, r)):
-        return None
-    rows = _distribution(points)
-    sign = -1 if survival else 1
-    value = [1 - row[0] if survival else row[0] for row in rows]
-    return Truth(value, {name: [sign * row[i + 1] for row in rows] for i, name in enumerate(names)})
-
-
-def cdf(batch):
-    return _tails(*batch.arguments.values(), False, ("mu", "r"))
-
-
-def sf(batch):
-    return _tails(*batch.arguments.values(), True, ("mu", "r"))
-
-
-def numeric_cdf(batch):
-    parameters = batch.arguments["parameters"]
-    if "rate" in parameters:
-        points = _points(batch.arguments["y"], parameters["rate"], 1.0)
-        if points is None:
-            return None
-        value, slope = [], []
-        for k, mu, _ in points:
-            with mpmath.workprec(working_bits(mu, 1.0)):
-                terms = [mpmath.mpf(mu) ** j / mpmath.factorial(j) for j in range(k + 1)]
-                value.append(exact(mpmath.exp(-mpmath.mpf(mu)) * mpmath.fsum(terms)))
-                slope.append(exact(-mpmath.exp(-mpmath.mpf(mu)) * terms[k]))
-        return Truth(value, {"parameters.rate": slope})
-    count, probability = parameters["total_count"], parameters["probs"]
-    return _tails(batch.arguments["y"], count * probability / (1 - probability), count, False, ())
-
-
-def _quantile(replicates, reduction, names):
-    points = [_points(*replicate) for replicate in replicates]
-    if None in points:
-        return None
-    first, second = map(_distribution, points)
-    gaps = [a[0] - b[0] for a, b in zip(first, second, strict=True)]
-    signs = [(g > 0) - (g < 0) for g in gaps]
-    divisor = max(len(gaps), 1) if reduction == "mean" else 1
-    gradients = {
-        f"{name}.{key}": [side * s * row[i] / divisor for s, row in zip(signs, rows, strict=True)]
-        for name, rows, side in zip(names, (first, second), (1, -1), strict=True)
-        for i, key in ((1, "mu"), (2, "r"))
-    }
-    return Truth(reduced([abs(g) for g in gaps], reduction), gradients)
-
-
-def quantile(batch):
-    names = ("model_r1", "model_r2")
-    counts = (batch.arguments["y_r1"], batch.arguments["y_r2"])
-    models = [batch.arguments[name] for name in names]
-    replicates = [(y, model["mu"], model["r"]) for y, model in zip(counts, models, strict=True)]
-    return _quantile(replicates, batch.options["reduction"], names)
-
-
-def quantile_wrapper(batch):
-    replicates = _replicates(batch)
-    names = ("model_outputs.r1", "model_outputs.r2")
-    return replicates and _quantile(replicates, batch.options["reduction"], names)
-
-
-def likelihood(batch):
-    replicates = _replicates(batch)
-    points = [_points(*replicate) for replicate in replicates or ()]
-    if not points or None in points:
-        return None
-    rows = []
-    for side in points:
-        found = []
-        for k, mu, r in side:
-            with mpmath.workprec(working_bits(mu, r)):
-                found.append(tuple(map(exact, exact_log_mass(k, mu, r))))
-        rows.append(found)
-    reduction = batch.options["reduction"]
-    values = [-(a[0] + b[0]) / 2 for a, b in zip(*rows, strict=True)]
-    share = Fraction(-1, 2 * (max(len(values), 1) if reduction == "mean" else 1))
-    mean, size = ([[share * row[i] for row in side] for side in rows] for i in (1, 2))
-    gradients = _nested(*mean, dict(zip(("r1", "r2"), size, strict=True)))
-    return Truth(reduced(values, reduction), gradients)
-
-
-TRUTHS: dict[str, Callable] = {
-    "masked_sse": masked,
-    "masked_mse": masked,
-    "concordance_loss_nce": concordance,
-    "negative_pearson_loss": pearson,
-    "quantile_absolute_loss": quantile,
-    "negative_binomial_cdf": cdf,
-    "negative_binomial_sf": sf,
-    "compute_numeric_cdf": numeric_cdf,
-    "nll_loss": likelihood,
-    "compute_residual_mse": residual,
-    "replicate_concordance_mse_loss": residual_wrapper,
-    "concordance_loss_nce_wrapper": concordance_wrapper,
-    "negative_pearson_loss_wrapper": pearson_wrapper,
-    "quantile_absolute_loss_wrapper": quantile_wrapper,
-    "CompositeLoss": composite,
-}
+    return Truth(value, nested(gradient[:half], gradient[half:]))
