@@ -192,7 +192,7 @@ def _first_violations(report: Report) -> dict[tuple[str, str, str], int]:
 
 
 def _violations(report: Report) -> dict[str, list[tuple[int, Violation]]]:
-    """The violations of every loss with their places, the telling ones first."""
+    """The violations of every loss with their places in the report."""
     found: dict[str, list[tuple[int, Violation]]] = {}
     for place, one in enumerate(report.violations):
         found.setdefault(one.loss, []).append((place, one))
