@@ -100,7 +100,15 @@ class Supervisor:
         Raises:
             RuntimeError: the engine itself failed in a worker.
         """
-        todo = list(tasks)
+        try:
+            return self._run(list(tasks), started, first_only=first_only)
+        except BaseException:
+            self.close()  # what still works on a task would answer the next ones
+            raise
+
+    def _run(
+        self, todo: list[Task], started: Callable[[int], None] | None, *, first_only: bool
+    ) -> list[Part]:
         open_ones = list(range(len(todo)))
         done: dict[int, Part] = {}
         last = len(todo)
