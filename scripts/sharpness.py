@@ -69,12 +69,14 @@ def table(cells: Cells, seed: int, cases: int) -> str:
     total = sum(tally.cases for tally in cells.values())
     exact = sum(tally.truths for tally in cells.values())
     declined = sum(tally.declined for tally in cells.values())
+    unsettled = sum(tally.unsettled for tally in cells.values())
     failed = sum(tally.failed for tally in cells.values())
     arguments = "" if (cases, seed) == (CASES, SEED) else f' ARGS="--cases {cases} --seed {seed}"'
     head = (
         f"{total:,} cases, each in {len(ORDERS)} orders of summation, {failed:,} beyond a bound. "
         f"{exact:,} of them were held against rational or 400-bit arithmetic as well, and so was the oracle. "
-        f"{declined:,} batches more were too expensive for the oracle.\n\n"
+        f"Beside them {declined:,} batches were too expensive for the oracle, and {unsettled:,} held NaN or "
+        "infinity where it counts: rounding is not their question.\n\n"
         f"Seed {seed}. Regenerate: `make sharpness{arguments}`.\n"
     )
     return head + "\n" + "\n".join(_rows(cells)) + "\n"
