@@ -1,0 +1,48 @@
+"""The table of all planted faults: what reports each and on how few numbers."""
+
+from pathlib import Path
+
+from tests.faults import FAULTS
+from tests.faults.base import Fault
+
+TABLE = Path(__file__).parents[2] / "docs" / "tables" / "faults.md"
+HEAD = """\
+# Planted faults
+
+Each fault is one thing wrong in an implementation that is right without it. It is handed to the engine as
+somebody's code. The engine must report it under the property named here, and must say nothing to the same
+code without the fault. "Numbers" is how many numbers the input holds that the report shows; "none" stands for
+a call that is written in the catalogue and not drawn.
+
+The faults are in `tests/faults`. `python -m tests.faults` writes this table.
+
+| loss | fault | property | dtype | numbers |
+|---|---|---|---|---|
+"""
+
+
+def row(fault: Fault, numbers: int) -> str:
+    """A line of the table."""
+    dtypes = ", ".join(fault.dtypes)
+    # a bar would end the cell
+    name = fault.name.replace("|", "\\|")
+    return f"| `{fault.loss}` | {name} | {fault.property} | {dtypes} | {numbers or 'none'} |"
+
+
+def smallest(fault: Fault) -> int:
+    """How many numbers the smallest counterexample holds.
+
+    Raises:
+        AssertionError: the fault is not reported under its property.
+    """
+    violations = fault.report(fault.wrong, first_only=False).violations
+    found = [violation.numbers for violation in violations if violation.property == fault.property]
+    assert found, f"{fault.loss}: {fault.name} is not reported"
+    return min(found)
+
+
+def written() -> str:
+    """The whole table."""
+    losses = len({fault.loss for fault in FAULTS})
+    rows = "\n".join(row(fault, smallest(fault)) for fault in FAULTS)
+    return f"{HEAD}{rows}\n\n{len(FAULTS)} faults in {losses} losses.\n"
