@@ -11,6 +11,8 @@ from refimpl.conformance.properties.judge import judge, truth
 __all__ = ["INTEGERS"]
 
 DTYPES = ("uint8", "int16", "int32", "int64")
+FAMILIES = ("integer targets", "integer counts")
+BITS = 16  # the largest number of a wider dtype is none of float32
 
 
 def integers(probe: Probe) -> Finding | None:
@@ -34,11 +36,8 @@ def _variants(batch: Batch) -> Iterator[tuple[str, Batch]]:
         bounds = np.iinfo(name)
         if counts and all(array.min() >= bounds.min and array.max() <= bounds.max for array in counts):
             yield name, batch
-            if bounds.bits <= _BITS:
+            if bounds.bits <= BITS:
                 yield name, _with_largest(batch, bounds.max)
-
-
-_BITS = 16  # a larger number is none of float32: what a half or single input makes of it is not promised
 
 
 def _with_largest(batch: Batch, largest: int) -> Batch:
@@ -66,6 +65,7 @@ INTEGERS = Property(
     "integer counts and targets of any integer dtype are taken for the numbers they are",
     "batch",
     integers,
-    families=("integer targets", "integer counts"),
+    applies=lambda spec: bool({*FAMILIES} & {*spec.families}),
+    families=FAMILIES,
     most=6,
 )

@@ -1,12 +1,17 @@
 """No host synchronisation: the call runs on tensors that have shapes and no numbers."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from refimpl.conformance.adapters.torch import TorchAdapter
 from refimpl.conformance.batch import map_tree
@@ -27,34 +32,62 @@ def sync(probe: Probe) -> str:
     return _on_cuda(probe, adapter) if adapter.device.startswith("cuda") else ""
 
 
+class _Watch(TorchDispatchMode):
+    """Remembers what could not be told without a number, also where the target goes on without it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = ""
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        _types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except DataDependentOutputException as error:
+            self.seen = self.seen or f"reads a value back to the host: {error}"
+            raise
+        except DynamicOutputShapeException as error:
+            self.seen = self.seen or f"makes a shape that only the values know: {error}"
+            raise
+
+
 def _traced(probe: Probe, adapter: TorchAdapter, where: str, place: Callable[..., Any]) -> str:
     arguments, wanted = adapter.tensors(probe.subject, probe.batch)
+    prefix, watch = f"{where}, which have a shape and no numbers, the call", _Watch()
     try:
-        with warnings.catch_warnings(), place(arguments) as emptied:
+        with warnings.catch_warnings(), place(arguments) as emptied, watch:
             warnings.simplefilter("ignore")
             result, gradients = _differentiated(probe, adapter, emptied, tuple(wanted))
     except Exception as error:  # noqa: BLE001 - whatever a foreign implementation raises is the finding
-        return f"{where}, which have a shape and no numbers, the call {_reason(error)}"
-    answered = probe.outcome
-    assert answered.value is not None
+        return f"{prefix} {watch.seen or raised(error)}"
+    if watch.seen:
+        return f"{prefix} {watch.seen}"
+    return _other_form(probe, where, result, gradients, wanted)
+
+
+def _other_form(
+    probe: Probe,
+    where: str,
+    result: torch.Tensor,
+    gradients: Mapping[str, Any],
+    wanted: Mapping[str, torch.Tensor],
+) -> str:
+    """What differs in shape or dtype from the answer to numbers."""
+    value = probe.outcome.value
+    assert value is not None
     found = (tuple(result.shape), str(result.dtype).removeprefix("torch."))
-    if found != (answered.value.shape, answered.dtype):
-        return f"{where} shape and dtype are {found}, with numbers {(answered.value.shape, answered.dtype)}"
+    if found != (value.shape, probe.outcome.dtype):
+        return f"{where} shape and dtype are {found}, with numbers {(value.shape, probe.outcome.dtype)}"
     for path, gradient in gradients.items():
         if gradient is not None and gradient.shape != wanted[path].shape:
             shapes = f"{tuple(gradient.shape)}, with numbers {tuple(wanted[path].shape)}"
             return f"{where} the gradient of {path} has shape {shapes}"
     return ""
-
-
-def _reason(error: Exception) -> str:
-    """The exception; what reads a value is named by its operator alone."""
-    name = type(error).__name__
-    if name == "DataDependentOutputException":
-        return f"reads a value back to the host: {error}"
-    if name == "DynamicOutputShapeException":
-        return f"makes a shape that only the values know: {error}"
-    return raised(error)
 
 
 def _differentiated(
