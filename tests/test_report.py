@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -64,6 +65,10 @@ def test_examples_are_counted_once_for_a_loss_and_dtype():
     ("one", "text"),
     [
         (FULL, "3 violations in 51 examples, seed 7; 1 question unfinished"),
+        (
+            report(STEEP, CUT, replace(ENDLESS, unfinished=True)),
+            "no violation in 51 examples, seed 7; 1 question unfinished",
+        ),
         (report(HELD), "no violation in 40 examples, seed 7"),
         (report(STEEP, violations=(WRONG,)), "1 violation in 40 examples, seed 7"),
         (report(Cell("a", "value", "float32", 1)), "no violation in 1 example, seed 7"),

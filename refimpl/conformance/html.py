@@ -46,7 +46,7 @@ def render(report: Report, command: str = "") -> str:
     Example:
         >>> cell = Cell("mse", "value", "float32", 3, ratios={"huge": (0.0, 0.25, 0.5)})
         >>> page = render(Report("mine", "torch", "cpu", 0, 8, (cell,), ()))
-        >>> "no violation in 3 examples, seed 0" in page, "http" in page
+        >>> "no violation in 3 examples, seed 0" in page, "://" in page
         (True, False)
     """
     try:

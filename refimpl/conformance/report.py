@@ -134,7 +134,7 @@ class Report:
             >>> Report("mine", "torch", "cpu", 0, 8, (Cell("mse", "value", "float32", 3),), ()).verdict
             'no violation in 3 examples, seed 0'
         """
-        wrong, cut = len(self.violations), sum(cell.unfinished for cell in self.cells)
+        wrong, cut = len(self.violations), sum(cell.verdict == "unfinished" for cell in self.cells)
         found = f"{_count(wrong, 'violation')} in {_count(self.examples, 'example', 0)}, seed {self.seed}"
         return f"{found}; {_count(cut, 'question')} unfinished" if cut else found
 
