@@ -21,6 +21,7 @@ from refimpl.negative_binomial import (
     negative_binomial_partials,
 )
 from tests.budget import examples
+from tests.direct.negative_binomial import distribution, log_mass
 
 SINGLE = precision("float32")
 LARGEST = SINGLE.work_max
@@ -261,6 +262,24 @@ def test_poisson_bound_is_the_limit():
     assert (
         abs(near.value - bound.value) <= 1e-3 * bound.value
     )  # the same formulas, not a tolerance of a result
+
+
+def test_the_log_of_a_small_dispersion_pays_for_its_additions():
+    """At r = 2e-4 log sqrt and the Stirling error of r are both near -5: two additions round their sum."""
+    k, mu, r = (np.array([part]) for part in (1.0, 3.584013579090362, 0.00022651423126057992))
+    bound = negative_binomial_log_pmf(k, mu, r, precision("float64")).value
+    error = abs(log_mass(k, mu, r)[0] - exact_log_pmf(k, mu, r))
+    deviance_alone = 2.0**-53 * (4.0 * 5.1 + 8.0)  # 4 |log sqrt| + 8, without them
+    assert deviance_alone < error <= bound
+
+
+def test_the_series_pays_for_what_cancels_in_it():
+    """F = P (1 + r A) with 1 + r A = 1/7: an error of A counts seven times, and more in dF/dr."""
+    k, mu, r = f32([71.0]), f32([22.820369720458984]), f32([1.4578417539596558])
+    slope = distribution(k, mu, r)[3]
+    exact = negative_binomial_partials(k, mu, r)[4]
+    bound = negative_binomial_cdf(k, mu, r, SINGLE).gradient[1]
+    assert 100.0 * 2.0**-24 * abs(exact) < abs(slope - exact) <= bound
 
 
 def test_a_bound_of_a_small_result_does_not_underflow():
