@@ -1,126 +1,326 @@
-"""Small changes to the losses, made in process, are noticed by the verification engine.
+"""Small changes to the losses and to the oracles, made in process, are noticed.
 
-`scripts/mutants.py` makes them; `python scripts/mutants.py --all` tries every one.
+`python scripts/mutants.py` makes them; docs/mutation.md says which, and how they are judged.
 """
 
 import ast
 import importlib.util
+import itertools
+import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "mutants.py"
-EXAMPLES = 3
+from scripts.mutation import campaign, cli, difference, known, plan, report
+from scripts.mutation.candidates import ROOT, Mutation, candidates, changed_source, sampled, source_of
+from scripts.mutation.judges import by_engine, rounds
+from scripts.mutation.loading import loaded
+from scripts.mutation.operators import KINDS, OPERATORS
+from scripts.mutation.worker import TIMEOUT, Worker
 
-
-def loaded_script():
-    spec = importlib.util.spec_from_file_location("mutants_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-mutants = loaded_script()
-# module, kind of change, its line, which of the like changes on that line
+PACKAGES = {"torchimpl": plan.LOSSES, "refimpl": plan.ORACLES}
+# package, module, kind of change, what became what
 PINNED = [
-    ("alignment", "operator", "if columns and value.numel() == like.numel():", 0),
     (
-        "alignment",
-        "operator",
-        'reads_path = "batch" + "".join(f"[{key!r}]" for key in (*prefix, "reads"))',
-        0,
+        "torchimpl",
+        "masked",
+        "normaliser",
+        "torch.count_nonzero(mask) -> torch.count_nonzero(torch.ones_like(mask))",
     ),
-    ("composite", "drop sign", "if not math.isfinite(number):", 0),
-    ("composite", "constant", "if isinstance(value, Tensor) and value.dim() == 0:", 0),
-    ("kernels/concordance", "operator", "slopes *= weights", 0),
-    ("kernels/concordance", "constant", "others_slope[block] = slopes.sum(1)", 0),
+    ("torchimpl", "masked", "gradient", "return value -> return value.detach()"),
+    ("torchimpl", "masked", "constant", "4.0 -> 5.0"),
+    ("torchimpl", "pearson", "comparison", "sum_ee == 0.0 -> sum_ee != 0.0"),
+    ("torchimpl", "pearson", "term", "2.0 * on_ee -> 2.0"),
     (
-        "kernels/negative_binomial_regions",
-        "drop where",
-        "return torch.where(square <= 0.0625, near, z - torch.log(one_plus_z))",
-        0,
+        "torchimpl",
+        "residual",
+        "sign",
+        "grad_1 = torch.where(idle, 0.0, e) * slope -> grad_1 = -(torch.where(idle, 0.0, e) * slope)",
     ),
-    ("likelihood", "constant", "others, others_finite = _elements(*replicates[1], validate=validate)", 0),
-    ("masked", "drop sign", "if not isinstance(mask, Tensor):", 0),
-    ("masked", "function", "squares = torch.where(mask, (a - b).square(), 0.0)", 0),
+    ("torchimpl", "concordance", "deletion", "eps = checks.non_negative_finite('eps', eps) -> (left out)"),
+    ("torchimpl", "composite", "branch", "torch.where(weights == 0.0, 0.0, values) -> values"),
     (
-        "negative_binomial",
-        "function",
-        "cdf, _ = cdf_and_sf(x.to(torch.float64), mu.expand(x.shape), r.expand(x.shape))",
-        0,
+        "torchimpl",
+        "composite",
+        "condition",
+        "isinstance(component_names, bool) -> not isinstance(component_names, bool)",
     ),
-    ("pearson", "comparison", "x_constant, y_constant = sum_ee == 0.0, sum_ff == 0.0", 0),
-    ("pearson", "function", "return x, x.detach()[0].to(work)", 0),
+    ("torchimpl", "quantile", "arithmetic", "sf_2 - sf_1 -> sf_2 + sf_1"),
+    ("torchimpl", "likelihood", "term", "0.5 * elements + 0.5 * others -> 0.5 * others"),
+    ("torchimpl", "negative_binomial", "term", "1.0 - parameter -> 1.0"),
+    ("torchimpl", "replicates", "arguments", "_residual(reads_r2, mu_r2) -> _residual(mu_r2, reads_r2)"),
+    ("torchimpl", "alignment", "normaliser", "value.numel() -> value.numel() + 1"),
+    ("torchimpl", "saturate", "branch", "torch.where(huge, _GUARD, 1.0) -> 1.0"),
+    ("torchimpl", "scaling", "function", "x.abs().amax -> x.abs().amin"),
+    ("torchimpl", "checks", "comparison", "0.0 <= number < math.inf -> 0.0 > number < math.inf"),
+    ("torchimpl", "masked", "dtype", "checks.result_dtype -> checks.elementwise_dtype"),
+    ("torchimpl", "kernels/concordance", "dimension", "(x * 0).sum(1) -> (x * 0).sum(0)"),
+    ("torchimpl", "kernels/concordance", "bounds", "range(self.features) -> range(self.features - 1)"),
     (
-        "quantile",
-        "function",
-        "distance = torch.where(cdf_1 + cdf_2 <= 1.0, cdf_1 - cdf_2, sf_2 - sf_1).abs()",
-        0,
+        "torchimpl",
+        "kernels/concordance_op",
+        "deletion",
+        "ctx.save_for_backward(x, y, nearest, normaliser) -> (left out)",
+    ),
+    ("torchimpl", "kernels/negative_binomial", "comparison", "r > 0.0 -> r <= 0.0"),
+    (
+        "torchimpl",
+        "kernels/negative_binomial_ops",
+        "deletion",
+        "ctx.save_for_backward(*inputs, d_mu, d_r) -> (left out)",
     ),
     (
-        "quantile",
-        "swap branches",
-        "distance = torch.where(cdf_1 + cdf_2 <= 1.0, cdf_1 - cdf_2, sf_2 - sf_1).abs()",
-        0,
+        "torchimpl",
+        "kernels/negative_binomial_log_pmf",
+        "branch",
+        "torch.where(e.impossible, torch.inf, value) -> torch.where(e.impossible, value, torch.inf)",
     ),
-    ("residual", "constant", "grad_1.to(y1.dtype) if wanted[0] else None,", 0),
-    ("saturate", "drop where", "scale = torch.where(huge, _GUARD, 1.0).to(elements.dtype)", 0),
-    ("scaling", "function", "return x.abs().amax() if x.numel() else x.new_zeros(())", 0),
+    ("torchimpl", "kernels/negative_binomial_regions", "sign", "room_b = room * b -> room_b = -(room * b)"),
+    (
+        "torchimpl",
+        "kernels/negative_binomial_fraction",
+        "arithmetic",
+        "self.A + (2 * m - 1) -> self.A - (2 * m - 1)",
+    ),
+    ("torchimpl", "kernels/negative_binomial_second", "term", "bend_at_zero * bend_at_zero -> bend_at_zero"),
+    (
+        "torchimpl",
+        "kernels/negative_binomial_constants",
+        "constant",
+        "0.08333333333333333 -> 0.10416666666666666",
+    ),
+    ("refimpl", "masked", "constant", "0.0 -> 1.0"),
+    ("refimpl", "pearson", "comparison", "mantissas != 0 -> mantissas == 0"),
+    ("refimpl", "residual_kernels", "sign", "-s -> s"),
+    ("refimpl", "concordance_kernels", "bounds", "range(features) -> range(features + 1)"),
+    ("refimpl", "exact_sum", "term", "n + exponent -> n"),
+    ("refimpl", "arithmetic", "term", "x[0] + x[1] -> x[1]"),
 ]
 
 
-def pinned(module, kind, line, which):
+def unheard(_step):
+    """Nobody listens."""
+
+
+def pinned(package, module, kind, change):
     """The mutation of that description."""
-    like = [m for m in mutants.candidates(module) if m.kind == kind and mutants.line_of(m) == line]
-    assert len(like) > which, f"torchimpl/{module}.py has no longer the line {line!r}: pin another mutant"
-    return like[which]
+    like = [one for one in candidates(package, module) if (one.kind, one.change) == (kind, change)]
+    assert like, f"{package}/{module}.py has no longer {change!r}: pin another mutant"
+    return like[0]
 
 
 @pytest.mark.filterwarnings("ignore")  # what a mutant warns of is its own affair
-@pytest.mark.parametrize("description", PINNED, ids=lambda d: f"{d[0]}-{d[1]}")
-def test_a_mutant_is_rejected(description):
+@pytest.mark.parametrize("description", PINNED, ids=lambda d: f"{d[0]}-{d[1]}-{d[2]}")
+def test_a_mutant_is_noticed(description):
     mutation = pinned(*description)
-    assert not mutants.survives("mutant", mutation.module, mutation, EXAMPLES), description
+    assert by_engine("mutant", mutation.package, mutation.module, mutation, 1, unheard), description
 
 
-def test_every_mutation_changes_the_source_in_one_place():
-    for module in ("masked", "saturate"):
-        source = (mutants.PACKAGE / f"{module}.py").read_text()
-        tree = ast.parse(source)
-        before = ast.dump(tree)
-        changed = [ast.dump(mutants.mutate(tree, one)) for one in mutants.candidates(module)]
-        assert before not in changed
-        assert ast.dump(tree) == before
-        assert len(changed) > 10
+def test_every_kind_of_change_is_pinned():
+    assert {description[2] for description in PINNED} == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after"),
+    [
+        ("arithmetic", "a + b", ["a - b"]),
+        ("comparison", "a < 0.0", ["a >= 0.0", "a <= 0.0"]),
+        ("condition", "x if a and b else y", ["x if not (a and b) else y"]),
+        ("constant", "0.5", ["0.625"]),
+        ("sign", "-a", ["a"]),
+        ("term", "a + b", ["a", "b"]),
+        ("term", "a * b", ["a"]),
+        ("branch", "torch.where(c, a, b)", ["torch.where(c, b, a)", "a", "b"]),
+        ("function", "x.sum", ["x.mean"]),
+        ("dimension", "x.sum(1)", ["x.sum(0)"]),
+        ("arguments", "f(a, b, c)", ["f(b, a, c)"]),
+        ("dtype", "torch.float64", ["torch.float32"]),
+        ("dtype", "x.double()", ["x"]),
+        ("bounds", "range(n)", ["range(n + 1)", "range(n - 1)"]),
+        ("bounds", "a:b", ["a + 1:b", "a - 1:b", "a:b + 1", "a:b - 1"]),
+        ("gradient", "x.detach()", ["x"]),
+        ("gradient", "F.apply(x, 1)", ["F.apply(x.detach(), 1)"]),
+        ("normaliser", "a / count", ["a / (count + 1)"]),
+        ("normaliser", "torch.count_nonzero(m)", ["torch.count_nonzero(torch.ones_like(m))"]),
+    ],
+)
+def test_what_a_kind_of_change_does(kind, before, after):
+    node = ast.parse(f"s[{before}]" if ":" in before else before, mode="eval").body
+    node = node.slice if ":" in before else node
+    found = [ast.unparse(ast.fix_missing_locations(new)) for new in OPERATORS[kind](node)]
+    assert found == after
+
+
+def test_statements_and_gradients_are_left_out():
+    function = ast.parse("def backward(x):\n    check(x)\n    x = x + 1\n    y = x\n    return y, None").body[
+        0
+    ]
+    gone = [ast.unparse(ast.fix_missing_locations(new)) for new in OPERATORS["deletion"](function)]
+    assert [text.split("\n")[1:3] for text in gone] == [
+        ["    pass", "    x = x + 1"],
+        ["    check(x)", "    pass"],
+    ]
+    cut = [ast.unparse(ast.fix_missing_locations(new)) for new in OPERATORS["gradient"](function)]
+    assert [text.rsplit("return ", 1)[1] for text in cut] == ["(None, None)", "(y * 0.0, None)"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_mutation_changes_one_module_once(package):
+    for module in ("masked", "residual"):
+        before = ast.unparse(ast.parse(source_of(package, module)))
+        texts = [changed_source(one) for one in sampled(package, [module], 30, seed=0)]
+        assert before not in texts
+        assert len(texts) == len(set(texts)) == 30
+        kept = set(before.splitlines())
+        # a change of one statement leaves nearly every line
+        assert all(len(kept - set(text.splitlines())) <= 12 for text in texts)
+
+
+def test_every_module_has_a_plan():
+    for package, modules in PACKAGES.items():
+        files = {path.relative_to(ROOT / package) for path in (ROOT / package).rglob("*.py")}
+        written = {str(path.with_suffix("")) for path in files if path.name != "__init__.py"}
+        if package == "refimpl":
+            written = {one for one in written if "/" not in one} - {"__main__", "checks"}
+        assert written == set(modules)
+        assert sum(1 for _ in sampled(package, list(modules), None, 0)) <= 2500
+
+
+def test_what_no_loss_reaches_is_judged_by_tests_that_exist():
+    judges = {(module, one.judge) for module in plan.LOSSES for one in candidates("torchimpl", module)}
+    for module, judge in judges:
+        assert plan.TESTS[module] if judge == "tests" else plan.LOSSES[module], module
+    files = set(itertools.chain.from_iterable(plan.TESTS.values()))
+    assert [name for name in files if not (ROOT / "tests" / f"{name}.py").exists()] == []
+
+
+def test_cheap_rounds_come_first():
+    found = list(rounds("torchimpl", "masked", 8))
+    assert found[0] == ("masked_sse", "float32", 1, False)
+    assert [one[2] for one in found if not one[3]] == sorted(one[2] for one in found if not one[3])
+    assert {one[1] for one in rounds("refimpl", "masked", 3)} == {"float64"}
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_unchanged_package_is_accepted_when_loaded_in_the_same_way():
-    assert mutants.survives("unchanged", "masked", None, EXAMPLES)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_unchanged_package_is_accepted_when_loaded_in_the_same_way(package):
+    assert by_engine("unchanged", package, "masked", None, 1, unheard) == ""
 
 
 def test_loading_changes_the_loss_and_leaves_nothing_behind():
-    mutation = next(
-        m for m in mutants.candidates("masked") if m.kind == "operator" and "total =" in mutants.line_of(m)
-    )
+    mutation = pinned("torchimpl", "masked", "constant", "4.0 -> 5.0")
     finders, modules = list(sys.meta_path), set(sys.modules)
     x, mask = torch.ones(2, 2), torch.ones(2, 2, dtype=torch.bool)
-    with mutants.loaded("changed", mutation) as changed:
+    with loaded("torchimpl", "changed", mutation) as changed:
         import torchimpl
 
         assert changed.masked_sse(x, 0 * x, mask) != torchimpl.masked_sse(x, 0 * x, mask)
         assert changed.__name__ == "changed"
     assert sys.meta_path == finders
     assert not [name for name in set(sys.modules) - modules if name.split(".")[0] == "changed"]
-    assert "mutant" not in {name.split(".")[0] for name in sys.modules}
 
 
-def test_what_is_listed_as_equivalent_has_a_reason():
-    for (module, kind, line), why in mutants.EQUIVALENT.items():
-        assert module in mutants.LOSSES, module
-        assert kind in mutants.KINDS, kind
-        assert line == line.strip()
-        assert len(why.split()) > 2, line
+def test_oracles_run_without_numba_and_answer_the_same():
+    import refimpl
+
+    arguments = ([[1e300, 5.0], [3.0, 0.1]], [[0.0, 5.0], [1e-3, 0.3]], [[True, True], [True, False]])
+    with loaded("refimpl", "plain", None) as plain:
+        assert not hasattr(plain.arithmetic.two_sum, "py_func")
+        assert plain.masked_mse(*arguments) == refimpl.masked_mse(*arguments)
+        assert plain.arithmetic.dd_div((1.0, 0.0), (0.0, 0.0)) == (float("inf"), 0.0)
+        assert plain.negative_binomial_cdf(3.0, 2.0, 1.5) == refimpl.negative_binomial_cdf(3.0, 2.0, 1.5)
+
+
+def test_an_oracle_two_ulps_off_is_noticed_beside_the_unchanged_one():
+    import refimpl
+
+    class Off:
+        __name__ = "off"
+        masked_mse_gradient = staticmethod(refimpl.masked_mse_gradient)
+
+        @staticmethod
+        def masked_mse(*arguments, **options):
+            return refimpl.masked_mse(*arguments, **options) * (1.0 + 2.0**-51)
+
+    oracles = difference.Oracles(refimpl)
+    assert difference.by_oracle(oracles, ["masked_mse"], unheard) == ""
+    assert difference.by_oracle(difference.Oracles(Off), ["masked_mse"], unheard)
+
+
+def test_what_is_known_of_survivors_names_a_line_and_a_reason():
+    for entry in known.known():
+        package, module = entry.module.split("/", 1)
+        assert module in PACKAGES[package], entry
+        assert entry.verdict in {"equivalent", "gap"}, entry
+        assert entry.kind in {"", *KINDS}, entry
+        lines = {line.strip() for line in source_of(package, module).splitlines()}
+        assert entry.line in lines, f"{entry.module} has no longer the line {entry.line!r}"
+        assert len(entry.reason.split()) > 2, entry
+
+
+def result(by, judge="engine", line="a = b", module="masked"):
+    return campaign.Result(Mutation("torchimpl", module, 0, "sign", 0, judge, 1, line, "-a -> a", by), by)
+
+
+def test_scores_leave_equivalent_mutants_out(monkeypatch):
+    entry = known.Known("torchimpl/masked", "same", "equivalent", "the same for all inputs")
+    monkeypatch.setattr(known, "known", lambda: (entry,))
+    results = [result("masked_sse float32 value"), result(TIMEOUT), result(""), result("", line="same")]
+    row, everything = report.rows(results, {("torchimpl", "masked", "engine"): 5})
+    assert row.cells() == ("torchimpl/masked", "engine", "4 of 5", "1", "1", "1", "1", "66.7 %")
+    assert everything.score == "66.7 %"
+    text = report.markdown([row, everything], seed=0)
+    assert "| `torchimpl/masked` | engine | 4 of 5 | 1 | 1 | 1 | 1 | 66.7 % |" in text
+    assert "- sign: `-a -> a`" in text
+
+
+def test_an_interrupted_campaign_goes_on(tmp_path):
+    file = tmp_path / "results.jsonl"
+    first, second = result("value"), result("")
+    for one in (first, second):
+        campaign.write_result(file, one)
+    with file.open("a") as stream:
+        stream.write('{"module": "torchimpl/mas')  # interrupted here
+    options = {"jobs": 1, "examples": 1, "limit": 1.0, "file": file}
+    found = list(campaign.judged([first.mutation, second.mutation], **options))
+    assert [one.by for one in found] == ["value", ""]
+    assert json.loads(file.read_text().splitlines()[0])["module"] == "torchimpl/masked"
+
+
+def sleeping(pipe, _judge, _examples):
+    pipe.recv()
+    time.sleep(60)
+
+
+def test_a_mutant_that_does_not_come_back_counts_as_killed(monkeypatch):
+    import multiprocessing
+
+    from scripts.mutation import worker
+
+    monkeypatch.setattr(worker, "serve", sleeping)
+    monkeypatch.setattr(worker, "get_context", lambda _: multiprocessing.get_context("fork"))
+    one = Worker("engine", 1, 0.3)
+    monkeypatch.setattr(worker, "FIRST_STEP", 0.0)
+    one.start(("torchimpl", "masked", None))
+    start = time.monotonic()
+    while (by := one.answer()) is None:
+        assert time.monotonic() - start < 20.0
+    assert by == TIMEOUT
+    assert one.process is None
+
+
+def test_the_command_counts_mutants_and_refuses_unknown_modules(capsys):
+    assert cli.main(["--list", "--module", "masked", "--package", "torchimpl", "--sample", "5"]) == 0
+    assert "5 mutants" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["--module", "maskd"])
+    assert "'maskd' is not one of" in capsys.readouterr().err
+
+
+def test_the_script_is_thin():
+    spec = importlib.util.spec_from_file_location("mutants", ROOT / "scripts" / "mutants.py")
+    assert len(Path(spec.origin).read_text().splitlines()) < 40
+    assert all(len(path.read_text().splitlines()) < 300 for path in (ROOT / "scripts/mutation").glob("*.py"))

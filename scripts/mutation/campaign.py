@@ -1,0 +1,138 @@
+"""Judge many mutants in several processes, and keep every answer in a file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from .candidates import Mutation
+from .worker import Worker
+
+__all__ = ["Result", "judged", "read_results", "rejected", "write_result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What noticed a mutant: "" for nothing, "timeout" where it did not come back."""
+
+    mutation: Mutation
+    by: str
+    seconds: float = 0.0
+
+    @property
+    def survived(self) -> bool:
+        """Whether nothing noticed it."""
+        return not self.by
+
+
+def read_results(file: Path | None) -> dict[tuple[str, str], str]:
+    """What noticed each mutant of an earlier run, by module and digest of the changed source."""
+    if file is None or not file.exists():
+        return {}
+    rows = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+    return {(row["module"], row["digest"]): row["by"] for row in rows}
+
+
+def write_result(file: Path, result: Result) -> None:
+    """Append one line."""
+    one = result.mutation
+    row = {
+        "module": f"{one.package}/{one.module}", "digest": one.digest, "kind": one.kind, "judge": one.judge,
+        "line": one.line, "change": one.change, "by": result.by, "seconds": round(result.seconds, 2),
+    }  # fmt: skip
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def judged(
+    mutations: Sequence[Mutation],
+    *,
+    jobs: int,
+    examples: int,
+    limit: float,
+    file: Path | None = None,
+    retry: bool = False,
+) -> Iterator[Result]:
+    """Judge mutants; those that an earlier run has judged are taken from its file.
+
+    Args:
+        mutations: what to judge.
+        jobs: processes.
+        examples: of every family, for the mutants that survive fewer.
+        limit: seconds that one call of the engine may take.
+        file: where results are read from and appended to.
+        retry: judge again what survived before.
+    """
+    before = read_results(file)
+    left = []
+    for one in mutations:
+        by = before.get((f"{one.package}/{one.module}", one.digest))
+        if by is None or (retry and not by):
+            left.append(one)
+        else:
+            yield Result(one, by)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("mutants", total=len(left))
+        for judge in ("engine", "tests"):
+            chosen = [one for one in left if one.judge == judge]
+            for result in _in_workers(chosen, judge, jobs=jobs, examples=examples, limit=limit):
+                if file is not None:
+                    write_result(file, result)
+                progress.update(task, advance=1, description=result.mutation.module)
+                yield result
+
+
+def _in_workers(
+    mutations: Iterable[Mutation], judge: str, *, jobs: int, examples: int, limit: float
+) -> Iterator[Result]:
+    queue = deque(mutations)
+    workers = [Worker(judge, examples, limit) for _ in range(min(jobs, len(queue)))]
+    busy: dict[Worker, tuple[Mutation, float]] = {}
+    try:
+        while queue or busy:
+            for worker in workers:
+                if worker not in busy and queue:
+                    mutation = queue.popleft()
+                    worker.start((mutation.package, mutation.module, mutation))
+                    busy[worker] = (mutation, time.monotonic())
+            for worker, (mutation, start) in list(busy.items()):
+                by = worker.answer()
+                if by is not None:
+                    del busy[worker]
+                    yield Result(mutation, by, time.monotonic() - start)
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def rejected(pairs: Iterable[tuple[str, str, str]], *, examples: int, limit: float) -> dict[str, str]:
+    """The modules whose unchanged package a judge rejects, and what it says.
+
+    Args:
+        pairs: (package, module, judge).
+        examples: of every family.
+        limit: seconds that one call of the engine may take.
+    """
+    workers: dict[str, Worker] = {}
+    found = {}
+    try:
+        for package, module, judge in pairs:
+            worker = workers.setdefault(judge, Worker(judge, examples, limit))
+            worker.start((package, module, None))
+            while (by := worker.answer()) is None:
+                pass
+            if by:
+                found[f"{package}/{module} ({judge})"] = by
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    return found
