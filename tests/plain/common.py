@@ -4,7 +4,7 @@ All arithmetic happens in `np.longdouble`: 64 bits of significand against the 53
 up to 2^16383, so that squares of float64 numbers neither overflow nor underflow and nothing is rescaled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,6 +31,17 @@ def checked(name: str, value: Any) -> Array:
 def long(array: Array) -> Long:
     """Exactly the same numbers with room for their squares."""
     return array.astype(LONG)
+
+
+def each(function: Callable[..., Any], *columns: Long) -> Long:
+    """The function of every row of the columns, called once for equal rows."""
+    known: dict[tuple[Any, ...], Any] = {}
+    found = []
+    for row in zip(*columns, strict=True):
+        if row not in known:
+            known[row] = function(*row)
+        found.append(known[row])
+    return np.array(found, LONG)
 
 
 def check_shapes(**arrays: Array) -> None:

@@ -9,7 +9,7 @@ With s = r + mu and phi(z) = z - log(1 + z), two terms >= 0 hold all that is lar
 
 import numpy as np
 
-from tests.plain.common import LONG, Long
+from tests.plain.common import LONG, Long, each
 from tests.plain.functions import phi, reciprocal_phi, stirling_error
 
 MAX_TERMS = 2_000_000
@@ -45,8 +45,5 @@ def score(k: Long, mu: Long, r: Long) -> Long:
     limit = np.isinf(r)
     size = np.where(limit, 1, r)
     total = size + mu
-    rises = np.array(
-        [0 if stop else harmonic(start, int(n))[-1] for n, start, stop in zip(k, size, limit, strict=True)],
-        LONG,
-    )
+    rises = each(lambda n, start: harmonic(start, int(n))[-1], np.where(limit, 0, k), size)
     return np.where(limit, 0, rises - phi((k - mu) / total, (size + k) / total))

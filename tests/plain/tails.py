@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from tests.plain.common import LONG, Long
+from tests.plain.common import LONG, Long, each
 from tests.plain.functions import phi
 from tests.plain.mass import MAX_TERMS, harmonic, log_mass
 
@@ -65,12 +65,16 @@ def tails(y: Long, mu: Long, r: Long) -> Tails:
     table[2, certain & (k == 0)] = -1
     inside = np.flatnonzero(valid & (k >= 0) & np.isfinite(k) & (mu > 0))
     logs = log_mass(k[inside], mu[inside], r[inside])
-    for index, log_p in zip(inside, logs, strict=True):
-        table[:, index] = _element(_Point(int(k[index]), mu[index], r[index], log_p))
+    if inside.size:
+        table[:, inside] = each(_element, k[inside], mu[inside], r[inside], logs).T
     return Tails(*table)
 
 
-def _element(at: _Point) -> tuple[np.longdouble, ...]:
+def _element(
+    k: np.longdouble, mu: np.longdouble, r: np.longdouble, log_p: np.longdouble
+) -> tuple[np.longdouble, ...]:
+    """F, S, dF/dmu and dF/dr at 0 <= k < inf, 0 < mu < inf, r > 0."""
+    at = _Point(int(k), mu, r, log_p)
     nothing, one = LONG(0), LONG(1)
     if at.log_mass < VANISHED:
         above = at.k > at.mu
