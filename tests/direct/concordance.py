@@ -22,7 +22,7 @@ def _distances(gap, exponent, tau, total):
 
 
 def info_nce(x, y, tau, eps, kind, total):
-    """(rows, k), rows 4^k being L_i, and the gradients of their sum times tau / 2, for (B, D) arrays."""
+    """(rows, k, gx, gy, lift) of (B, D) arrays: L_i is rows 4^k, a gradient of their sum g 2^lift 2 / tau."""
     tau = kind(tau)
     gap, exponent = difference(x[:, None], y[None], kind)
     a, k = _distances(gap, exponent, tau, total)
@@ -44,7 +44,7 @@ def info_nce(x, y, tau, eps, kind, total):
     gap = np.ldexp(gap, exponent - lift)
     pull, direct = p[..., None] * gap, gap[np.arange(len(gap)), np.arange(len(gap))]
     gx, gy = direct - total(pull, 1), total(pull, 0) - direct
-    return rows, own_k, np.ldexp(gx, lift), np.ldexp(gy, lift)
+    return rows, own_k, gx, gy, lift
 
 
 def _loss(x, y, options, form, total):
@@ -55,7 +55,7 @@ def _loss(x, y, options, form, total):
     if x.size == 0:
         zero = np.zeros(x.shape, kind)
         return np.zeros(batch if reduction == "none" else ()), zero, zero
-    rows, k, gx, gy = info_nce(x, y, tau, eps, kind, total)
+    rows, k, gx, gy, lift = info_nce(x, y, tau, eps, kind, total)
     divisor = kind(batch if reduction == "mean" else 1)
     if reduction == "none":
         value = rounded(np.ldexp(rows, 2 * k), form, saturates=True)
@@ -63,7 +63,7 @@ def _loss(x, y, options, form, total):
         top = int(k.max())
         value = scalar(np.ldexp(total(np.ldexp(rows, 2 * (k - top)), -1) / divisor, 2 * top), form)
     factor = kind(2) / (divisor * kind(tau))
-    return value, factor * gx, factor * gy
+    return value, np.ldexp(factor * gx, lift), np.ldexp(factor * gy, lift)
 
 
 def concordance(batch, total):
