@@ -9,7 +9,7 @@ export HYPOTHESIS_PROFILE := $(PROFILE)
 # numba does not notice a changed kernel in another module: compiled code is kept by the sources' checksum
 export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell cat refimpl/*.py | cksum | cut -d" " -f1)
 
-.PHONY: help setup verify test bench lint format mutants sharpness strategies gallery faults docs data clean
+.PHONY: help setup verify test bench lint format mutants sharpness strategies gallery faults tables docs data clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,12 @@ sharpness: $(READY) ## try 100,000 cases against the error bounds and write how 
 
 strategies: $(READY) ## write which weakness every family of inputs finds
 	$(BIN)/python scripts/strategies.py --write $(ARGS)
+
+faults: $(READY) ## write which property reports every fault planted by hand
+	$(BIN)/python -m tests.faults --write $(ARGS)
+
+tables: $(READY) ## write the tables of losses and properties from the catalogue
+	$(BIN)/python scripts/catalogue.py --write $(ARGS)
 
 gallery: $(READY) ## write what the engine finds in the textbook forms and in a released package
 	$(BIN)/python scripts/gallery.py --write $(ARGS)
