@@ -8,9 +8,10 @@ occurs is swept over the numbers that are not negative (not zero).
 Where rows are coupled (InfoNCE, Pearson), and for an argument of dimension 0, every value is a call of its
 own, on a batch of one or two rows.
 
-Exhaustive are the masked and the residual losses, in every argument with rows. For the others every n-th
-value is tried (`STRIDES`, `CALLS`), the first one by the seed, so that n seeds in a row are exhaustive again;
-the corners of the format are always among them. Infinities and NaN are the business of other properties.
+Exhaustive are the masked, the residual and the elementwise losses, in every argument with rows. Elsewhere
+every n-th value is tried (`STRIDES`, `CALLS`), the first one by the seed, so that n seeds in a row are
+exhaustive again; the corners of the format are always among them. Infinities and NaN are the business of
+other properties.
 """
 
 from collections.abc import Iterator
@@ -32,9 +33,9 @@ from refimpl.conformance.target import Subject, has_gradient
 __all__ = ["EXHAUSTIVE", "finite_numbers", "swept"]
 
 FAMILIES = ("ordinary", "zeros")
-# every n-th value where a row costs the oracle or the target 30 microseconds and more
-STRIDES = {"negative_binomial": 5, "likelihood": 11, "quantile": 23}
-CALLS = 797  # every n-th value where it takes a call of its own
+# every n-th value where a row costs the oracle 50 microseconds and more
+STRIDES = {"likelihood": 3, "quantile": 5}
+CALLS = 397  # every n-th value where it takes a call of its own
 SHOWN = 3  # rows of a call that are looked at again one by one
 CORNERS = 1  # first and last codes of a sign and of the normal numbers
 
@@ -78,7 +79,7 @@ def swept(form: Format, stride: int, seed: int, known: Array) -> Array:
     chosen = np.unique(np.concatenate([np.arange(seed % stride, len(numbers), stride), near, mirrored]))
     picked = numbers[chosen[(chosen >= 0) & (chosen < len(numbers))]]
     picked = picked if np.any(known < 0.0) else picked[picked >= 0.0]
-    return picked if np.any(known == 0.0) or np.any(known < 0.0) else picked[picked != 0.0]
+    return np.asarray(picked if np.any(known <= 0.0) else picked[picked != 0.0])
 
 
 def exhaustive(subject: Subject, form: Format, seed: int) -> Iterator[Fixed]:
