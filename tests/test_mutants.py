@@ -44,9 +44,9 @@ PINNED = [
     ("torchimpl", "composite", "branch", "torch.where(weights == 0.0, 0.0, values) -> values"),
     (
         "torchimpl",
-        "composite",
+        "residual",
         "condition",
-        "isinstance(component_names, bool) -> not isinstance(component_names, bool)",
+        "isinstance(sd_ratio_r1_to_r2, Tensor) -> not isinstance(sd_ratio_r1_to_r2, Tensor)",
     ),
     ("torchimpl", "quantile", "arithmetic", "sf_2 - sf_1 -> sf_2 + sf_1"),
     ("torchimpl", "likelihood", "term", "0.5 * elements + 0.5 * others -> 0.5 * others"),
