@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe")
-PATIENCE = 60.0  # seconds for the browser to go
+PATIENCE = 60.0  # seconds for the browser to answer or go
 CODES = {"Enter": 13, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
@@ -68,6 +69,8 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._in], [], [], PATIENCE)
+            assert ready, f"the browser says nothing for {PATIENCE:g} s"
             found = os.read(self._in, 1 << 16)
             assert found, "the browser has gone"
             self._rest += found

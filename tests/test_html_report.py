@@ -1,7 +1,6 @@
 """The report as a page: its text, and what a real browser makes of it."""
 
 import dataclasses
-import importlib.util
 import json
 import math
 import os
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
@@ -18,6 +16,7 @@ from refimpl.conformance.html import guessed_command, render, write
 from refimpl.conformance.plots import Axis, histogram
 from refimpl.conformance.properties import PROPERTIES
 from refimpl.conformance.report import Cell, Report, Violation
+from tests import browser
 
 EVIL = "<script>document.title = 'taken'</script><img src=x onerror=alert(1)>\"'&"
 LOSSES = ("masked_mse", "negative_pearson_loss", EVIL)
@@ -65,7 +64,6 @@ REPORT = Report(
     12.4,
 )
 PAGE = render(REPORT, f"python -m refimpl verify '{EVIL}'")
-BROWSER_HELPER = Path(__file__).with_name("browser.py")
 
 
 class _Reader(HTMLParser):
@@ -224,21 +222,13 @@ def test_a_picture_has_a_bar_for_every_kind_of_ratio():
     assert {"0", "1", "1e-3", "inf", "float16"} <= set(re.findall(r">([^<>]+)</text>", picture))
 
 
-def _helper():
-    spec = importlib.util.spec_from_file_location("browser", BROWSER_HELPER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    helper = _helper()
-    program = helper.find()
+    program = browser.find()
     if program is None:
-        assert not os.environ.get("CI"), f"none of {', '.join(helper.NAMES)} is installed"
-        pytest.skip(f"none of {', '.join(helper.NAMES)} is installed")
-    one = helper.Page(program, tmp_path_factory.mktemp("profile"))
+        assert not os.environ.get("CI"), f"none of {', '.join(browser.NAMES)} is installed"
+        pytest.skip(f"none of {', '.join(browser.NAMES)} is installed")
+    one = browser.Page(program, tmp_path_factory.mktemp("profile"))
     yield one
     one.close()
 

@@ -42,6 +42,7 @@
     const goal = filters ? null : document.getElementById(location.hash.slice(1));
     const folded = goal && goal.closest("details");
     if (folded) {
+      // not every browser unfolds by itself what an address points into
       folded.open = true;
       folded.scrollIntoView({ block: "start" });
       goal.focus({ preventScroll: true });
