@@ -45,7 +45,7 @@ def finite_numbers(form: Format) -> Array:
 
     Example:
         >>> from refimpl.conformance.formats import FORMATS
-        >>> len(finite_numbers(FORMATS["float16"])), finite_numbers(FORMATS["bfloat16"])[-1]
+        >>> len(finite_numbers(FORMATS["float16"])), float(finite_numbers(FORMATS["bfloat16"])[-1])
         (63487, 3.3895313892515355e+38)
     """
     significands = np.arange(2 ** (form.digits - 1), 2**form.digits, dtype=np.float64)
