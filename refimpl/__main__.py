@@ -9,10 +9,11 @@ def _run() -> int:
     try:
         from refimpl.conformance.cli import main  # noqa: PLC0415 - the oracles alone do not need the extra
     except ModuleNotFoundError as missing:
-        if missing.name not in _EXTRA:
+        package = (missing.name or "").partition(".")[0]
+        if package not in _EXTRA:
             raise
         print(  # noqa: T201 - the one line of a refusal
-            f"python -m refimpl verify needs {missing.name}: pip install 'proven-losses[verify]'",
+            f"python -m refimpl verify needs {package}: pip install 'proven-losses[verify]'",
             file=sys.stderr,
         )
         return 2

@@ -10,6 +10,7 @@ import pytest
 
 from refimpl.conformance.catalogue import CATALOGUE
 from refimpl.conformance.cli import main
+from refimpl.conformance.properties import PROPERTIES
 
 RIGHT = "from torchimpl.masked import masked_mse\n"
 
@@ -31,11 +32,12 @@ def module(tmp_path, monkeypatch):
     return write
 
 
-SMALL = ["--loss", "masked_mse", "--dtype", "float16", "float32", "--max-examples", "2"]
+SMALL = ["--loss", "masked_mse", "--dtype", "float16", "float32", "--max-examples", "1", "--jobs", "1"]
+FAST = ["--property", "returns", "value", "gradient"]
 
 
 def test_right_module_gives_0_and_a_table(module, capsys):
-    assert main(["verify", module("right_losses", RIGHT), *SMALL]) == 0
+    assert main(["verify", module("right_losses", RIGHT), *SMALL, *FAST]) == 0
     printed = capsys.readouterr()
     assert "masked_mse" in printed.out
     assert "float16" in printed.out
@@ -45,13 +47,14 @@ def test_right_module_gives_0_and_a_table(module, capsys):
 
 def test_wrong_module_gives_1_and_source_that_runs(module, capsys, tmp_path):
     name = module("wrong_losses", WRONG)
-    file = tmp_path / "report.json"
-    assert main(["verify", name, *SMALL, "--json", str(file)]) == 1
+    file, page = tmp_path / "report.json", tmp_path / "report.html"
+    assert main(["verify", name, *SMALL, *FAST, "--json", str(file), "--html", str(page)]) == 1
     printed = capsys.readouterr().out
     content = json.loads(file.read_text())
     assert content["target"] == name
     assert content["ok"] is False
     assert {cell["dtype"] for cell in content["cells"]} == {"float16", "float32"}
+    assert "masked_mse" in page.read_text()
     shown = [violation for violation in content["violations"] if violation["snippet"] in printed]
     assert shown
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())])}
@@ -66,10 +69,19 @@ def test_wrong_module_gives_1_and_source_that_runs(module, capsys, tmp_path):
     assert run.stdout.startswith("value ")
 
 
-def test_missing_losses_are_listed_and_do_not_fail(module, capsys):
-    arguments = ["--loss", "masked_mse", "masked_sse", "--dtype", "float64", "--max-examples", "1"]
-    assert main(["verify", module("partial_losses", RIGHT), *arguments]) == 0
-    assert "missing" in capsys.readouterr().out
+def test_mapped_functions_and_missing_losses(module, capsys):
+    name = module("partial_losses", "from torchimpl.masked import masked_mse as mse, masked_sse")
+    narrow = ["--dtype", "float64", "--max-examples", "1", "--family", "ordinary", "--jobs", "1", *FAST]
+    mapped = ["--map", f"masked_mse={name}:mse"]
+    assert main(["verify", *mapped, *narrow]) == 0
+    printed = capsys.readouterr().out
+    assert "mapped functions" in printed
+    assert "missing" not in printed
+    losses = ["--loss", "masked_mse", "masked_sse", "nll_loss"]
+    assert main(["verify", *narrow, *mapped, *losses, "--seed", "3", "--", name]) == 0
+    printed = capsys.readouterr().out
+    assert "missing" in printed
+    assert "nll_loss" in printed
 
 
 @pytest.mark.parametrize(
@@ -79,11 +91,23 @@ def test_missing_losses_are_listed_and_do_not_fail(module, capsys):
         (["json"], "has none of"),
         (["refimpl.conformance.textbook", "--loss", "maskd_mse"], "nearest: masked_mse"),
         (["refimpl.conformance.textbook", "--dtype", "float23"], "nearest: float"),
+        (["refimpl.conformance.textbook", "--property", "valve"], "nearest: value"),
+        (["refimpl.conformance.textbook", "--family", "ordinry"], "nearest: ordinary"),
+        (["refimpl.conformance.textbook", "--adapter", "tensorflow"], "not one of torch, numpy, jax"),
+        (["refimpl.conformance.textbook", "--device", "warp"], "device 'warp' cannot be used"),
+        (["refimpl.conformance.textbook", "--spec", "no_such_spec"], "cannot import module 'no_such_spec'"),
         (["refimpl.conformance.textbook", "--max-examples", "0"], "at least 1"),
         (["refimpl.conformance.textbook", "--max-examples", "many"], "'many'"),
         (["refimpl.conformance.textbook", "--seed", "-1"], "--seed"),
+        (["refimpl.conformance.textbook", "--time-limit", "nan"], "above 0"),
+        (["refimpl.conformance.textbook", "--time-limit", "soon"], "'soon'"),
         (["refimpl.conformance.textbook", "--json", "/no/such/folder/x.json"], "no such folder"),
-        ([], "MODULE"),
+        (["refimpl.conformance.textbook", "--html", "/no/such/folder/x.html"], "no such folder"),
+        (["refimpl.conformance.textbook", "--html", "/"], "is a folder"),
+        (["--map", "masked_mse"], "not of the form LOSS=MODULE:FUNCTION"),
+        (["--map", "maskd_mse=torchimpl:masked_mse"], "nearest: masked_mse"),
+        (["--map", "masked_mse=torchimpl:nothing"], "nothing"),
+        ([], "MODULE is needed"),
     ],
 )
 def test_wrong_usage_gives_2_and_one_line(arguments, text, capsys):
@@ -95,6 +119,23 @@ def test_wrong_usage_gives_2_and_one_line(arguments, text, capsys):
 def test_module_that_cannot_be_imported_is_wrong_usage(module, capsys):
     assert main(["verify", module("broken_losses", "1 / 0")]) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_an_engine_that_fails_is_told_apart(monkeypatch, capsys):
+    def broken(*_, **__):
+        raise RuntimeError("the engine failed in a worker process")
+
+    monkeypatch.setattr("refimpl.conformance.cli.verify", broken)
+    assert main(["verify", "torchimpl"]) == 3
+    assert "the engine failed" in capsys.readouterr().err
+
+
+def test_list_names_everything(capsys):
+    assert main(["verify", "--list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name}(" in printed for name in CATALOGUE)
+    assert all(f"  {one.name}: {one.holds}" in printed for one in PROPERTIES.values())
+    assert "  one huge row\n" in printed
 
 
 def test_help_tells_the_exit_status_and_the_losses(capsys):

@@ -22,7 +22,7 @@ from refimpl.conformance.supervisor import Supervisor
 from refimpl.conformance.target import Subject, Target
 from refimpl.conformance.worker import Death, Task
 
-LIMIT = 1.5
+LIMIT = 3.0
 EVIL = """
 import ctypes, os, signal, sys
 import torchimpl
@@ -62,9 +62,9 @@ def nll_loss(model_outputs, batch, *, reduction="mean"):
 """
 FATE = {
     "masked_sse": "ended the process with exit status 3",
-    "concordance_loss_nce": "did not return within 1.5 s",
+    "concordance_loss_nce": "did not return within 3 s",
     "negative_pearson_loss": "killed the process with SIGSEGV",
-    "negative_binomial_cdf": "did not return within 1.5 s and had to be killed",
+    "negative_binomial_cdf": "did not return within 3 s and had to be killed",
     "negative_binomial_sf": "killed the process with SIGKILL (the memory may be exhausted)",
     "compute_residual_mse": "raised KeyboardInterrupt: not from the keyboard",
     "nll_loss": "raised SystemExit: enough",
@@ -102,6 +102,7 @@ def test_what_ends_or_stops_a_call_is_a_violation_of_returns(report, loss):
 
 
 def test_the_rest_goes_on_whatever_the_target_prints_and_forks(report):
+    assert [one.message for one in report.violations if one.loss == "masked_mse"] == []
     cells = {cell.property: cell.verdict for cell in report.cells if cell.loss == "masked_mse"}
     assert cells == {"returns": "held", "value": "held"}
 
@@ -113,7 +114,9 @@ def test_the_last_words_are_kept_and_cut(report):
 
 def test_a_loss_whose_calls_never_come_back_is_given_up(place):
     (place / "gone_losses.py").write_text("import os\ndef masked_mse(*_, **__): os._exit(5)\n")
-    report = verify("gone_losses", ["masked_mse"], ["float64"], max_examples=1)
+    report = verify(
+        "gone_losses", ["masked_mse"], ["float64"], properties=["returns", "value"], max_examples=1
+    )
     assert [one.property for one in report.violations] == ["returns"]  # one message for equal ends
     cells = {cell.property: cell for cell in report.cells}
     assert cells["returns"].violated == HANGS
@@ -290,8 +293,7 @@ def test_deaths_without_a_batch_say_what_happened(monkeypatch):
         assert part.violations[0].snippet == f"# masked_mse: {death.message}\nimport torchimpl as target\n"
         assert {cell.property: cell.asked for cell in part.cells} == {"refusal": 0, "returns": 1}
         # an idle process that dies is replaced without a word
-        os.kill(supervisor.processes[0].process.pid, signal.SIGKILL)
-        supervisor.processes[0].process.wait()
+        os.kill(supervisor.processes[0].pid, signal.SIGKILL)
         part = supervisor.run([Task(job, replace(plan, properties=("shape",)))])[0]
         assert {cell.verdict for cell in part.cells} <= {"held", "violated"}
 

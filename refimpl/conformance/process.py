@@ -4,24 +4,17 @@ import contextlib
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from multiprocessing import Pipe
 
 from refimpl.conformance.batch import Batch
+from refimpl.conformance.starter import Starter
 from refimpl.conformance.worker import Task
 
 __all__ = ["GRACE", "IMPORT_LIMIT", "Process"]
 
 GRACE = 2.0  # seconds for the worker's own alarm to end a call that Python can interrupt
-IMPORT_LIMIT = 120.0  # seconds for the worker to start and to import the target
-BOOT = """\
-import sys
-sys.path[:] = sys.argv[2:]
-from refimpl.conformance.worker import main
-main(int(sys.argv[1]))
-"""
+IMPORT_LIMIT = 120.0  # seconds for the import of the target
 TAIL = 4096  # bytes of the worker's output that are kept
 LINES = 3  # of them that are shown
 
@@ -30,25 +23,18 @@ class Process:
     """A worker that has been started and told which target to import.
 
     Args:
+        starter: starts it.
         request: the pickled request.
     """
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, starter: Starter, request: bytes) -> None:
+        self.starter = starter
         self.connection, theirs = Pipe()
-        descriptor = theirs.fileno()
-        # a session of its own: Ctrl-C does not reach it, and all that the target starts ends with it
-        self.process = subprocess.Popen(  # noqa: S603 - this interpreter
-            [sys.executable, "-c", BOOT, str(descriptor), *sys.path],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(descriptor,),
-            start_new_session=True,
-        )
+        self.output, printed = os.pipe()
+        os.set_blocking(self.output, False)
+        self.pid = starter.start(theirs.fileno(), printed)
         theirs.close()
-        assert self.process.stdout is not None
-        self.output = self.process.stdout
-        os.set_blocking(self.output.fileno(), False)
+        os.close(printed)
         self.tail = b""
         self.silent = False  # whether nothing can be printed any more
         self.ready = False
@@ -65,7 +51,7 @@ class Process:
     def drain(self) -> None:
         """Read what it has printed and keep the end."""
         with contextlib.suppress(BlockingIOError):
-            while text := os.read(self.output.fileno(), 1 << 16):
+            while text := os.read(self.output, 1 << 16):
                 self.tail = (self.tail + text)[-TAIL:]
             self.silent = True
 
@@ -83,18 +69,15 @@ class Process:
     def end(self) -> None:
         """Kill it with all that it started."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+            os.killpg(self.pid, signal.SIGKILL)
+        self.starter.status(self.pid, GRACE)
         self.drain()
-        self.output.close()
+        os.close(self.output)
         self.connection.close()
 
     def fate(self) -> str:
         """How a process that hung up on its own ended, its last words included."""
-        try:
-            status = self.process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            status = None
+        status = self.starter.status(self.pid, GRACE)
         self.end()
         return f"{_ended(status)}{self.words()}"
 

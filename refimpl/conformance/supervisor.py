@@ -13,6 +13,7 @@ from refimpl.conformance.examine import Part
 from refimpl.conformance.formats import FORMATS
 from refimpl.conformance.process import GRACE, IMPORT_LIMIT, Process
 from refimpl.conformance.request import Facts, Request
+from refimpl.conformance.starter import Starter
 from refimpl.conformance.worker import Death, Task
 
 __all__ = ["Supervisor"]
@@ -48,6 +49,7 @@ class Supervisor:
             ) from error
         self.count = count
         self.processes: list[Process] = []
+        self.starter: Starter | None = None
         self.known: Facts | None = None
 
     def __enter__(self) -> Self:
@@ -64,6 +66,14 @@ class Supervisor:
         """End all processes."""
         while self.processes:
             self.processes.pop().end()
+        if self.starter is not None:
+            self.starter.close()
+            self.starter = None
+
+    def _start(self) -> None:
+        """One more process."""
+        self.starter = self.starter or Starter()
+        self.processes.append(Process(self.starter, self.request))
 
     def facts(self) -> Facts:
         """What the target has; starts a process if none runs.
@@ -76,7 +86,7 @@ class Supervisor:
         """
         while self.known is None:
             if not self.processes:
-                self.processes.append(Process(self.request))
+                self._start()
             self._listen([])
         return self.known
 
@@ -144,7 +154,7 @@ class Supervisor:
         """Processes that wait for work, at most so many; new ones are started while there are too few."""
         busy = sum(one.index is not None for one in self.processes)
         while len(self.processes) < min(self.count, wanted + busy):
-            self.processes.append(Process(self.request))
+            self._start()
         return [one for one in self.processes if one.ready and one.index is None][:wanted]
 
     def _listen(self, tasks: Sequence[Task]) -> tuple[list[tuple[int, Part]], list[tuple[int, Death]]]:

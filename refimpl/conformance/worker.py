@@ -1,7 +1,7 @@
 """The process in which a foreign module is imported and called; it may die there without harm.
 
-It is started by `refimpl.conformance.supervisor` and speaks with it over a socket of its own, so that nothing
-the target prints or reads can disturb the conversation.
+It is started by `refimpl.conformance.starter` and speaks with the supervisor over a socket of its own, so that
+nothing the target prints or reads can disturb the conversation.
 """
 
 import os
@@ -146,25 +146,29 @@ def _with_deaths(cells: Sequence[Cell], task: Task) -> tuple[Cell, ...]:
     return tuple(known.values())
 
 
-def main(descriptor: int) -> None:
-    """Serve the supervisor at the other end of an inherited socket; never returns.
+def main(descriptor: int, output: int) -> None:
+    """Serve the supervisor at the other end of a socket; never returns.
 
     Args:
         descriptor: number of the socket.
+        output: descriptor for what the target prints.
     """
-    os.set_inheritable(descriptor, False)
-    connection = Connection(descriptor)
-    # a target that forks must not leave a second process that speaks for this one
-    os.register_at_fork(after_in_child=connection.close)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    torch.set_num_threads(1)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # last words would stay in a buffer
-    worker = Worker(connection)
-    threading.Thread(target=worker.receive, daemon=True).start()
     try:
-        worker.serve()
-    except BaseException:  # noqa: BLE001 - told to the supervisor, which raises it
-        worker.send("broken", traceback.format_exc())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+        os.setsid()  # all that the target starts ends with this process
+        for standard in (1, 2):
+            os.dup2(output, standard)
+        os.close(output)
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # last words do not wait
+        connection = Connection(descriptor)
+        # a target that forks must not leave a second process that speaks for this one
+        os.register_at_fork(after_in_child=connection.close)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        torch.set_num_threads(1)
+        worker = Worker(connection)
+        threading.Thread(target=worker.receive, daemon=True).start()
+        try:
+            worker.serve()
+        except BaseException:  # noqa: BLE001 - told to the supervisor, which raises it
+            worker.send("broken", traceback.format_exc())
+    finally:
+        os._exit(0)
