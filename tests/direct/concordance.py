@@ -38,7 +38,7 @@ def info_nce(x, y, tau, eps, kind, total):
     others = both.copy()
     np.fill_diagonal(others, 0)
     whole, rest = total(both, 1), total(others, 1)
-    rows = np.where(shift == 0, np.log1p(rest), shift + np.ldexp(np.log(whole), -2 * own_k))
+    rows = shift + np.ldexp(np.where(shift == 0, np.log1p(rest), np.log(whole)), -2 * own_k)
     p = terms / whole[:, None]
     lift = int(exponent.max(initial=0))
     gap = np.ldexp(gap, exponent - lift)

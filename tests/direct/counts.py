@@ -128,7 +128,7 @@ def likelihood(batch, total):
         value = scalar((first + second) / 2, form)
     weight = 1 / (2 * divisor)
     gradients = {
-        name: {"mu": -weight * part[1], "r": -weight * part[2]}
+        name: {"mu": np.ldexp(-weight * part[1], part[2]), "r": -weight * part[3]}
         for name, part in zip(("r1", "r2"), found, strict=True)
     }
     return value, nested(batch, gradients, total)

@@ -28,7 +28,11 @@ def _capped(r):
 
 def _deviance(b, mu, r):
     s, gap = r + mu, mu - b
-    return r * phi(-gap / s, (r + b) / s) + b * phi((r / s) * (gap / b), ((r + b) / s) * (mu / b))
+    first, quotient = (r + b) / s, mu / b
+    apart = np.log(first) + (np.log(mu) - np.log(b))
+    # a quotient that is subnormal has lost its digits, the logarithms of its parts have not
+    whole = np.where(quotient < 2 * np.finfo(mu.dtype).tiny, apart, np.log(first * quotient))
+    return r * phi(-gap / s, first) + b * phi((r / s) * (gap / b), None, whole)
 
 
 def _prefactor(b, mu, r):
@@ -156,7 +160,10 @@ def distribution(k, mu, r):
 
 @_quiet
 def log_mass(k, mu, r):
-    """log p and its derivatives in mu and r; k floored, -inf and its slopes where there is no mass."""
+    """log p, its derivative in mu as (number, exponent) and the one in r; -inf where there is no mass.
+
+    Below mu = 1 the number is a sixteenth of the derivative, which may overflow where its mean does not.
+    """
     k, kind = np.floor(k), mu.dtype.type
     poisson, r = np.isinf(r), _capped(r)
     s, first, b = r + mu, k == 0, np.maximum(k, 1)
@@ -164,8 +171,10 @@ def log_mass(k, mu, r):
     value = log_root(r) - np.log(kind(2 * np.pi) * b * c) / 2
     value = value + (stirling_error(c) - stirling_error(b)) - _deviance(b, mu, r)
     value = np.where(first, -_log_zero(mu, r), np.where(mu == 0, -np.inf, value))
-    slope_mu = np.where(first, -r / s, (r / s) * ((k - mu) / mu))
+    exponent = np.where(mu < 1, 4, 0)
+    part = np.where(mu < 1, kind(0.0625), kind(1))
+    slope_mu = np.where(first, -r / s * part, (r / s) * ((k - mu) * part / mu))
     score = np.where(first, 0, largest_score(b, r))
     slope_r = score - phi((k - mu) / s, (k + r) / s)
     slope_r = np.where((mu == 0) & first | poisson, 0, slope_r)
-    return np.where(first & (mu == 0), 0, value), slope_mu, slope_r
+    return np.where(first & (mu == 0), 0, value), slope_mu, exponent, slope_r

@@ -11,13 +11,14 @@ STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 
 LOG_MINUS_DIGAMMA = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)
 
 
-def phi(z, one_plus_z):
-    """z - log(1 + z), by series for |z| <= 0.4; 1 + z is given, without cancellation."""
+def phi(z, one_plus_z, logarithm=None):
+    """z - log(1 + z), by series for |z| <= 0.4; 1 + z or its logarithm is given, without cancellation."""
+    logarithm = np.log(one_plus_z) if logarithm is None else logarithm
     w = z / (2 + z)
     square, series = w * w, np.zeros_like(z)
     for j in range(19, -1, -1):
         series = z.dtype.type(1 / (2 * j + 3)) + square * series
-    return np.where(np.abs(z) <= 0.4, z * w - 2 * w * square * series, z - np.log(one_plus_z))
+    return np.where(np.abs(z) <= 0.4, z * w - 2 * w * square * series, z - logarithm)
 
 
 def _steps(z, count):
