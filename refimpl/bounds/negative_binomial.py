@@ -29,9 +29,10 @@ dF/dr       u (T s + |dF/dr|) (96 + E)
             k = 0: -F phi(-y).
 
 What underflows: every result adds 8 t, t the smallest subnormal, and the rounding to its own format. For
-k >= 1 dF/dmu adds t/mu where the prefactor is subnormal (below t/u), and dF/dr adds 8 t s where T is: the
-absolute error of one factor times the other one. What underflows is off by itself at most, so prefactor and T
-by no more than twice themselves.
+k >= 1, where the prefactor f = A e^-D, A = sqrt(r b / (2 pi (r + b))), or its exponential is subnormal (below
+t/u), f is off by t (1 + A): dF/dmu = -f/mu adds that over mu, T = f / (fraction) adds it times T/f, and dF/dr
+that times s. Where T itself is subnormal, dF/dr adds 8 t s. What underflows is off by itself at most, so
+prefactor and T by no more than twice themselves.
 """
 
 import math
@@ -75,17 +76,24 @@ def distribution_errors(y: ArrayLike, mu: ArrayLike, r: ArrayLike, precision: Pr
         error[row] = np.where(first, special, error[row])
     with np.errstate(over="ignore"):
         score = largest_score(k + 1.0, size)
-    _add_underflow(error, exact, mean, score, first, precision)
+        scale = np.sqrt((k + 1.0) / (2.0 * math.pi) / (1.0 + (k + 1.0) / size))
+    _add_underflow(error, exact, mean, (score, scale), first, precision)
     return settled(Rows(exact, error), edge)
 
 
 def _add_underflow(
-    error: Array, exact: Array, mean: Array, score: Array, first: NDArray[np.bool_], precision: Precision
+    error: Array,
+    exact: Array,
+    mean: Array,
+    score_and_scale: tuple[Array, Array],
+    first: NDArray[np.bool_],
+    precision: Precision,
 ) -> None:
     """What becomes subnormal: an absolute error, which dF/dmu = -prefactor/mu divides by mu.
 
-    So does dF/dr = T s - ... multiply that of T by s. Either loses twice itself at most.
+    T is the prefactor over a fraction, dF/dr = T s - ... multiplies T by s. Each loses twice itself at most.
     """
+    score, scale = score_and_scale
     tiny, normal = precision.work_tiny, precision.work_tiny / precision.work_roundoff
     with np.errstate(all="ignore"):
         tail = np.minimum(exact[F], exact[S])
@@ -93,8 +101,14 @@ def _add_underflow(
         of_tail = np.minimum(UNDERFLOWS * tiny, 2.0 * tail + _SMALLEST)
         error[SLOPE_R] += np.where((tail < normal) & ~first, of_tail * score, 0.0)
         slope_mu = np.abs(exact[SLOPE_MU])
-        of_slope_mu = np.minimum(tiny / mean, 2.0 * slope_mu)
-        error[SLOPE_MU] += np.where((mean * slope_mu < normal) & ~first, of_slope_mu, 0.0)
+        prefactor = mean * slope_mu
+        lost = (prefactor < normal * np.maximum(scale, 1.0)) & ~first
+        relative = np.minimum(tiny * (1.0 + scale) / prefactor, 2.0)
+        relative = np.where(lost, np.where(np.isnan(relative), 2.0, relative), 0.0)
+        error[SLOPE_MU] += relative * slope_mu
+        error[SLOPE_R] += relative * tail * score
+        error[F] += relative * tail
+        error[S] += relative * tail
     for row in (F, S, SLOPE_MU, SLOPE_R):
         error[row] += UNDERFLOWS * tiny
 
