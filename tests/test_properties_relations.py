@@ -14,6 +14,8 @@ from refimpl.conformance.batch import leaves, size
 from refimpl.conformance.catalogue import CATALOGUE
 from refimpl.conformance.formats import FORMATS
 from refimpl.conformance.invariances.arrays import arrays, grown, rows
+from refimpl.conformance.invariances.exact import shift
+from refimpl.conformance.invariances.merge import concatenation, duplication
 from refimpl.conformance.outcome import Outcome
 from refimpl.conformance.properties import PROPERTIES
 from refimpl.conformance.properties.base import Probe
@@ -73,6 +75,21 @@ def test_exact_values_obey_every_relation(name, form):
                 applied[one.name] += changed is not None
                 assert not message, (family, one.holds, message, batch, changed.batch)
     assert all(count >= 3 for count in applied.values()), applied
+
+
+WRONG = [
+    ("masked_mse", concatenation("mean")),
+    ("masked_mse", shift(("x_recon",), by="row", sides="one side")),
+    ("concordance_loss_nce", duplication("mean", floor="eps")),
+    ("negative_pearson_loss", duplication("mean")),
+]
+
+
+@pytest.mark.parametrize(("name", "one"), WRONG)
+def test_a_wrong_declaration_is_noticed(name, one):
+    about = subject(torchimpl, name)
+    batches = drawn(about.spec, "ordinary", FORMATS["float32"], 0, 12)
+    assert any(obeyed(about, about.settled(batch), one)[1] for batch in batches)
 
 
 def test_every_loss_has_relations():

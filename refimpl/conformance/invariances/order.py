@@ -12,7 +12,7 @@ __all__ = ["composite_permutation", "element_permutation", "row_permutation", "s
 
 
 def _permuted_rows(batch: Batch, rng: np.random.Generator) -> Changed | None:
-    """Rows of all arrays together; columns of the arrays that have some, too."""
+    """Rows of all arrays together."""
     if rows(batch) < 2:
         return None
     index = rng.permutation(rows(batch))
