@@ -22,7 +22,7 @@ from refimpl.negative_binomial_tables import (
     LOG_SLOPE_R,
     Table,
     log_mass_table,
-    pulled_back,
+    pulled_back_slope,
     total,
 )
 from refimpl.quantile import REPLICATES, unpack_replicate
@@ -98,13 +98,13 @@ def nll_loss_gradient(
     replicates = unpack_likelihood(model_outputs, batch, reduction)
     gradients = []
     for y, mu, r in replicates:
-        high, low = log_mass_table(y, mu, r)
+        tables = log_mass_table(y, mu, r)
         weight = -cotangent_array(cotangent, y.shape if reduction == "none" else (), y.shape)
         divisor = float(len(replicates) * (y.size if reduction == "mean" else 1))
         gradients.append(
             {
-                "mu": pulled_back((high[LOG_SLOPE_MU], low[LOG_SLOPE_MU]), weight, divisor, mu.shape),
-                "r": pulled_back((high[LOG_SLOPE_R], low[LOG_SLOPE_R]), weight, divisor, r.shape),
+                "mu": pulled_back_slope(tables, LOG_SLOPE_MU, weight, divisor, mu.shape),
+                "r": pulled_back_slope(tables, LOG_SLOPE_R, weight, divisor, r.shape),
             }
         )
     sources = [model_outputs] if len(replicates) == 1 else [model_outputs[name] for name in REPLICATES]

@@ -36,7 +36,7 @@ from refimpl.negative_binomial_tables import (
 
 # the kernel, its number of rows, and the rows of the derivatives in mu and r
 _DISTRIBUTION = (fill_distribution, 5, SLOPE_MU, SLOPE_R)
-_LOG_MASSES = (fill_log_masses, 3, LOG_SLOPE_MU, LOG_SLOPE_R)
+_LOG_MASSES = (fill_log_masses, 5, LOG_SLOPE_MU, LOG_SLOPE_R)
 
 
 def _gradient(
@@ -115,7 +115,7 @@ def negative_binomial_log_pmf(y: ArrayLike, mu: ArrayLike, r: ArrayLike) -> Arra
         >>> bool(negative_binomial_log_pmf(5000.0, 1.0, 1.0) == -5001 * np.log(2.0))
         True
     """
-    (high, low), counts, _, _ = table(fill_log_masses, 3, y, mu, r)
+    (high, low), counts, _, _ = table(fill_log_masses, 5, y, mu, r)
     return np.asarray((high + low)[LOG_MASS].reshape(counts.shape))
 
 

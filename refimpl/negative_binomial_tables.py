@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from refimpl.arithmetic import kernel, to_float
 from refimpl.checks import Array, as_float64, same_shape
@@ -16,7 +16,10 @@ from refimpl.scaled import Scaled, normalised, sc, sc_add, sc_div, sc_mul, sc_pa
 # rows of the tables that the kernels fill
 F, S, MASS, SLOPE_MU, SLOPE_R = range(5)
 LOG_MASS, LOG_SLOPE_MU, LOG_SLOPE_R = range(3)
+# two rows further on, a derivative of the log mass is kept times 2^-128: a mean of some that overflow may not
+SCALED, SHIFT = 2, 128
 
+IntArray: TypeAlias = NDArray[np.int64]
 # (high parts, low parts), each of shape (rows, n): one double-double a quantity and element
 Table: TypeAlias = tuple[Array, Array]
 
@@ -59,6 +62,12 @@ def fill_distribution(y: Array, mu: Array, r: Array, max_terms: int, high: Array
 
 
 @kernel
+def _keep(slope: Scaled, row: int, i: int, high: Array, low: Array) -> None:
+    high[row, i], low[row, i] = sc_pair(slope)
+    high[row + SCALED, i], low[row + SCALED, i] = sc_pair((slope[0], slope[1], slope[2] - SHIFT))
+
+
+@kernel
 def fill_log_masses(y: Array, mu: Array, r: Array, max_terms: int, high: Array, low: Array) -> int:
     """Fill both tables; return the index of the first element that needs too many terms, or -1."""
     for i in range(y.size):
@@ -76,12 +85,12 @@ def fill_log_masses(y: Array, mu: Array, r: Array, max_terms: int, high: Array, 
             high[LOG_MASS, i], high[LOG_SLOPE_MU, i] = (0.0, -1.0) if k == 0.0 else (-math.inf, math.inf)
             if k > 0.0 and not poisson:
                 slope_r, terms = log_slope_in_r_without_mean(k, r[i], max_terms)
-                high[LOG_SLOPE_R, i], low[LOG_SLOPE_R, i] = sc_pair(slope_r)
+                _keep(slope_r, LOG_SLOPE_R, i, high, low)
         else:
             log_p, slope_r, terms = log_mass(k, mu[i], r[i], max_terms)
             high[LOG_MASS, i], low[LOG_MASS, i] = sc_pair(log_p)
-            high[LOG_SLOPE_MU, i], low[LOG_SLOPE_MU, i] = sc_pair(log_slope_in_mu(k, mu[i], r[i]))
-            high[LOG_SLOPE_R, i], low[LOG_SLOPE_R, i] = sc_pair(slope_r)
+            _keep(log_slope_in_mu(k, mu[i], r[i]), LOG_SLOPE_MU, i, high, low)
+            _keep(slope_r, LOG_SLOPE_R, i, high, low)
         if terms < 0:
             return i
     return -1
@@ -108,13 +117,13 @@ def mean_of(high: Array, low: Array, divisor: float) -> float:
 
 
 @kernel
-def weighted(high: Array, low: Array, weight: Array, divisor: float) -> tuple[Array, Array]:
-    """Elementwise weight x / divisor as double-doubles; 0 where the weight is 0, whatever it multiplies."""
+def weighted(high: Array, low: Array, shift: IntArray, weight: Array, divisor: float) -> tuple[Array, Array]:
+    """Elementwise weight x 2^shift / divisor as double-doubles; 0 where the weight is 0, whatever x is."""
     out_high, out_low = np.zeros(high.size), np.zeros(high.size)
     for i in range(high.size):
         if weight[i] != 0.0:
             if math.isfinite(high[i]) and math.isfinite(weight[i]):
-                product = sc_mul(normalised(high[i], low[i], 0), sc(weight[i]))
+                product = sc_mul(normalised(high[i], low[i], shift[i]), sc(weight[i]))
                 out_high[i], out_low[i] = sc_pair(sc_div(product, sc(divisor)))
             else:
                 out_high[i] = high[i] * weight[i]
@@ -167,14 +176,36 @@ def log_mass_table(y: ArrayLike, mu: ArrayLike, r: ArrayLike) -> Table:
     """Like `distribution_table`: log p and its derivatives in mu and r.
 
     Returns:
-        (high, low), each of shape (3, n), rows `LOG_MASS`, `LOG_SLOPE_MU`, `LOG_SLOPE_R`.
+        (high, low), each of shape (5, n), rows `LOG_MASS`, `LOG_SLOPE_MU`, `LOG_SLOPE_R`, and the two
+        derivatives times 2^-`SHIFT` in rows `SCALED` further on.
     """
-    return table(fill_log_masses, 3, y, mu, r)[0]
+    return table(fill_log_masses, 5, y, mu, r)[0]
 
 
-def pulled_back(row: tuple[Array, Array], weight: Array, divisor: float, shape: tuple[int, ...]) -> Array:
-    """Weight times derivative / divisor in the parameter's shape: summed over the batch for a 0-dim one."""
-    high, low = weighted(*row, weight.reshape(-1), divisor)
+def pulled_back_slope(
+    tables: Table, row: int, weight: Array, divisor: float, shape: tuple[int, ...]
+) -> Array:
+    """`pulled_back` of a row of `log_mass_table`; one that overflows is divided before it is rounded."""
+    high, low = tables
+    # a true infinity, as at mu = 0 < y, has nothing there
+    beyond = np.isinf(high[row]) & np.isfinite(high[row + SCALED]) & (high[row + SCALED] != 0.0)
+    taken = tuple(np.where(beyond, part[row + SCALED], part[row]) for part in (high, low))
+    return pulled_back((taken[0], taken[1]), weight, divisor, shape, np.where(beyond, SHIFT, 0))
+
+
+def pulled_back(
+    row: tuple[Array, Array],
+    weight: Array,
+    divisor: float,
+    shape: tuple[int, ...],
+    shift: IntArray | None = None,
+) -> Array:
+    """Weight times derivative / divisor in the parameter's shape: summed over the batch for a 0-dim one.
+
+    `shift` is the power of two that an element of the row still lacks.
+    """
+    lacking = np.zeros(weight.size, np.int64) if shift is None else shift
+    high, low = weighted(*row, lacking, weight.reshape(-1), divisor)
     if shape == () and weight.shape != ():
         return np.asarray(mean_of(high, low, 1.0))
     return np.asarray((high + low).reshape(shape))

@@ -7,7 +7,7 @@ import numpy as np
 
 from refimpl.bounds.log_mass import log_mass_errors
 from refimpl.bounds.precision import Array, Bound, Precision
-from refimpl.bounds.rows import Rows, pulled_back, reduced
+from refimpl.bounds.rows import Rows, divided, pulled_back, reduced
 from refimpl.checks import check_reduction
 from refimpl.likelihood import unpack_likelihood
 from refimpl.negative_binomial_tables import LOG_MASS, LOG_SLOPE_MU, LOG_SLOPE_R
@@ -60,7 +60,9 @@ def nll_loss(
         divisor = float(len(rows) * (y.size if reduction == "mean" and y.size else 1))
         gradients.append(
             {
-                key: pulled_back(part.exact[row], part.error[row], divisor, parameter.shape, precision)
+                key: pulled_back(
+                    *divided(part, row, divisor), parameter.shape, precision, weighted=divisor != 1.0
+                )
                 for key, row, parameter in (("mu", LOG_SLOPE_MU, mu), ("r", LOG_SLOPE_R, r))
             }
         )

@@ -27,7 +27,14 @@ from numpy.typing import ArrayLike
 from refimpl.bounds.deviance import deviance_error, largest_score, quiet, score_term_error
 from refimpl.bounds.precision import Array, Precision
 from refimpl.bounds.rows import LARGEST, UNDERFLOWS, Rows, arguments, settled
-from refimpl.negative_binomial_tables import LOG_MASS, LOG_SLOPE_MU, LOG_SLOPE_R, log_mass_table
+from refimpl.negative_binomial_tables import (
+    LOG_MASS,
+    LOG_SLOPE_MU,
+    LOG_SLOPE_R,
+    SCALED,
+    SHIFT,
+    log_mass_table,
+)
 
 
 @quiet
@@ -48,6 +55,11 @@ def log_mass_errors(y: ArrayLike, mu: ArrayLike, r: ArrayLike, precision: Precis
     no_mass = valid & (mean == 0.0) & (k > 0.0) & np.isfinite(size)  # only the score is more than a constant
     k, size = (np.where(valid, part, 1.0) for part in (k, size))
     of_score = _score_error(k, np.where(valid, mean, 1.0), size, exact[LOG_SLOPE_R], precision)
+    with np.errstate(all="ignore"):
+        # a derivative in r that overflows is 1/r - k/(r + mu): largest_score(r) is 1/r, phi(z) is |z|
+        tiny = 2.0**-SHIFT
+        ends = 8.0 * tiny / size + 6.0 * np.abs(k - mean) * tiny / (np.where(valid, mean, 1.0) + size)
+        of_far = ends + np.abs(exact[LOG_SLOPE_R + SCALED])
     mean = np.where(edge, 1.0, mean)
     u, first, b = precision.work_roundoff, k == 0.0, np.maximum(k, 1.0)
     error = np.zeros(exact.shape)
@@ -63,8 +75,11 @@ def log_mass_errors(y: ArrayLike, mu: ArrayLike, r: ArrayLike, precision: Precis
         small = size / (mean + size) < precision.work_tiny / u
         error[LOG_SLOPE_MU] += np.where(small, precision.work_tiny * (np.abs(k - mean) / mean), 0.0)
     error += UNDERFLOWS * precision.work_tiny
+    error[LOG_SLOPE_MU + SCALED] = 6.0 * u * np.abs(exact[LOG_SLOPE_MU + SCALED])
     rows = settled(Rows(exact, error), edge)
-    rows.error[LOG_SLOPE_R] = np.where(edge & ~no_mass, 0.0, of_score)
+    constant = edge & ~no_mass
+    rows.error[LOG_SLOPE_R] = np.where(constant, 0.0, of_score)
+    rows.error[LOG_SLOPE_R + SCALED] = np.where(constant, 0.0, u * of_far)
     return rows
 
 

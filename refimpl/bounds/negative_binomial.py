@@ -173,7 +173,7 @@ def _elementwise(
     return Bound(
         precision.rounded_result(size, rows.error[value]).reshape(y),
         tuple(
-            pulled_back(rows.exact[row], rows.error[row], 1.0, shape, precision)
+            pulled_back(rows.exact[row], rows.error[row], shape, precision, weighted=False)
             for row, shape in ((slope_mu, mu), (slope_r, r))
         ),
     )

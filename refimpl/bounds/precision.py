@@ -133,8 +133,8 @@ def error_ratio(
     Values (`overflows=False`) saturate: the allowed interval [exact - bound, exact + bound] is clamped to
     +-max_finite first, so where all of it lies beyond the maximum only the maximum itself is right. Exact
     inf, which only a non-finite input makes, is met by any non-finite result.
-    Gradients (`overflows=True`) overflow: +-inf is right iff |exact| + bound >= max_finite with the same
-    sign, and NaN never stands for inf.
+    Gradients (`overflows=True`) overflow: inf is right iff exact + bound >= max_finite, -inf iff
+    exact - bound <= -max_finite, and NaN never stands for either.
     NaN for NaN is 0, NaN for a number and a number for NaN are inf; bound 0 with error 0 is 0.
 
     Args:
@@ -176,7 +176,7 @@ def _value_ratio(actual: Array, exact: Array, bound: Array, max_finite: float) -
 def _gradient_ratio(actual: Array, exact: Array, bound: Array, max_finite: float) -> Array:
     largest = _FORMATS["float64"].maximum
     centre, allowed = np.clip(exact, -largest, largest), np.minimum(bound, largest)
-    may_overflow = (np.sign(actual) == np.sign(exact)) & (np.abs(exact) + bound >= max_finite)
+    may_overflow = np.sign(actual) * exact + bound >= max_finite
     ratio = _quotient(np.abs(actual - centre), allowed)
     return np.where(np.isinf(actual), np.where(may_overflow, 0.0, np.inf), ratio)
 

@@ -139,4 +139,6 @@ def _slope(
     slope, error = np.nan_to_num(np.abs(part.exact[row]), nan=0.0), part.error[row]
     tie = sign == 0.0
     own = np.where(tie & ~uncertain, 0.0, error) + np.where(uncertain, np.where(tie, 1.0, 2.0) * slope, 0.0)
-    return pulled_back(np.where(tie, 0.0, slope), own, divisor, shape, precision)
+    size = np.where(tie, 0.0, slope) / max(divisor, 1.0)
+    own = own / max(divisor, 1.0)
+    return pulled_back(size, own, shape, precision, weighted=divisor != 1.0)

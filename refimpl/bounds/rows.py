@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refimpl.bounds.precision import Array, Precision, gamma
 from refimpl.checks import as_float64
-from refimpl.negative_binomial_tables import full
+from refimpl.negative_binomial_tables import SCALED, SHIFT, full
 
 LARGEST = float(np.finfo(np.float64).max)
 UNDERFLOWS = 8.0  # products and quotients on the way that may become subnormal
@@ -36,17 +36,33 @@ def settled(rows: Rows, edge: NDArray[np.bool_]) -> Rows:
     return Rows(rows.exact, np.where(edge, 0.0, np.nan_to_num(rows.error, nan=LARGEST, posinf=LARGEST)))
 
 
-def pulled_back(
-    exact: Array, error: Array, divisor: float, shape: tuple[int, ...], precision: Precision
-) -> Array:
-    """Bound of a parameter's gradient, weights 1 / divisor, in its shape; summed over the batch for 0-dim.
+def divided(rows: Rows, row: int, divisor: float) -> tuple[Array, Array]:
+    """|Exact| / divisor and error / divisor of a row of the log mass.
 
-    Two roundings for the weight, then n - 1 for the sum in any order, then the one into the result's format.
+    A derivative that overflows stands times 2^-SHIFT further down: its quotient may be in range again.
+    """
+    exact, error = (np.abs(part[row]) / divisor for part in (rows.exact, rows.error))
+    further, divisor = row + SCALED, divisor * 2.0**-SHIFT
+    scaled = rows.exact[further]
+    beyond = np.isinf(rows.exact[row]) & np.isfinite(scaled) & (scaled != 0.0)
+    with np.errstate(over="ignore"):
+        exact = np.where(beyond, np.abs(scaled) / divisor, exact)
+        error = np.where(beyond, rows.error[further] / divisor, error)
+    return exact, np.minimum(error, LARGEST)
+
+
+def pulled_back(
+    exact: Array, error: Array, shape: tuple[int, ...], precision: Precision, *, weighted: bool
+) -> Array:
+    """Bound of a parameter's gradient in its shape; summed over the batch for 0-dim.
+
+    Two roundings for a weight 1 / divisor (both sides are divided already), then n - 1 for the sum in any
+    order, then the one into the result's format.
     """
     u, n = precision.work_roundoff, exact.size
-    size = np.nan_to_num(np.abs(exact), nan=0.0, posinf=LARGEST) / max(divisor, 1.0)
-    own = error / max(divisor, 1.0)
-    if divisor != 1.0:
+    size = np.nan_to_num(np.abs(exact), nan=0.0, posinf=LARGEST)
+    own = error
+    if weighted:
         own = own + 2.0 * u * size + precision.work_tiny
     if shape == () and n != 1:
         total = own.sum() + gamma(n, u) * (size + own).sum() if n else 0.0
