@@ -65,7 +65,7 @@ def judged(
 
     Args:
         mutations: what to judge.
-        jobs: processes.
+        jobs: processes; 0 to judge nothing more.
         examples: of every family, for the mutants that survive fewer.
         limit: seconds that one call of the engine may take.
         file: where results are read from and appended to.
@@ -79,6 +79,8 @@ def judged(
             left.append(one)
         else:
             yield Result(one, by)
+    if not jobs:
+        return
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("mutants", total=len(left))

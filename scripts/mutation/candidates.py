@@ -135,11 +135,13 @@ def _marked(tree: ast.AST, choose: functools.partial) -> set[int]:
 
 def _left_alone(node: ast.AST, package: str) -> list[ast.AST]:
     """Annotations, messages, decorators, imports; numbers at which one formula takes over from another."""
+    if package == "refimpl" and _refuses(node):
+        return [node]
     if isinstance(node, ast.FunctionDef):
         annotations = [a.annotation for a in ast.walk(node.args) if isinstance(a, ast.arg) and a.annotation]
-        python_only = package == "refimpl" and node.name in {"fma", "_llvm_fma", "_fma_in_kernels"}
-        whole = [node] if python_only else []
-        return [*whole, *annotations, *([node.returns] if node.returns else []), *node.decorator_list]
+        plain = [*annotations, *([node.returns] if node.returns else []), *node.decorator_list]
+        defaults = [one for one in (*node.args.defaults, *node.args.kw_defaults) if one is not None]
+        return [*plain, *defaults] if package == "refimpl" else plain
     if isinstance(node, ast.Raise | ast.Import | ast.ImportFrom | ast.JoinedStr):
         return [node]
     if isinstance(node, ast.AnnAssign):
@@ -149,6 +151,16 @@ def _left_alone(node: ast.AST, package: str) -> list[ast.AST]:
     if isinstance(node, ast.Compare) and isinstance(node.ops[0], ORDERED):
         return [part for part in ast.walk(node) if isinstance(part, ast.Constant)]
     return []
+
+
+def _refuses(node: ast.AST) -> bool:
+    """Whether this part of an oracle is about wrong arguments, which the engine never hands to one."""
+    if isinstance(node, ast.FunctionDef):
+        return node.name in {"fma", "_llvm_fma", "_fma_in_kernels"}  # not what a kernel calls
+    if isinstance(node, ast.If):
+        return isinstance(node.body[0], ast.Raise)
+    text = ast.unparse(node) if isinstance(node, ast.Expr | ast.Assign) else ""
+    return any(word in text for word in ("check_", "same_shape(", "checked_"))
 
 
 def _tested(node: ast.AST, package: str, module: str) -> list[ast.AST]:

@@ -64,6 +64,8 @@ def main(given: Sequence[str] | None = None, description: str = "") -> int:
     """
     args = _arguments(description, given)
     console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 120
     chosen = _chosen(args)
     made = Counter((one.package, one.module, one.judge) for one in chosen)
     if args.list:

@@ -41,8 +41,7 @@ def serve(pipe: Connection, judge: str, examples: int) -> None:
 
 
 def _prepared() -> None:
-    """Import what the tests need, without torchimpl: the forks then start fast."""
-    import hypothesis  # noqa: F401, PLC0415
+    """Import what the tests need: not torchimpl, which the forks load, nor what pytest wants to rewrite."""
     import pytest  # noqa: F401, PLC0415
     import torch  # noqa: F401, PLC0415
 
