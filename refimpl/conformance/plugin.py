@@ -157,10 +157,10 @@ class Missing(pytest.Item):
         """Skip."""
         pytest.skip("missing")
 
-    def reportinfo(self) -> tuple[Path, None, str]:
+    def reportinfo(self) -> tuple[Path, int, str]:
         """The loss stands where other tests have their file."""
         assert self.parent is not None
-        return self.session.path / self.parent.name, None, self.nodeid
+        return self.session.path / self.parent.name, 0, self.nodeid
 
 
 class Question(Missing):

@@ -1,7 +1,7 @@
 """The process in which a foreign module is imported and called; it may die there without harm.
 
-It is started by `refimpl.conformance.starter` and speaks with the supervisor over a socket of its own, so that
-nothing the target prints or reads can disturb the conversation.
+It is started by `refimpl.conformance.starter` and speaks with the supervisor over a socket of its own, so
+that nothing the target prints or reads can disturb the conversation.
 """
 
 import os
