@@ -25,7 +25,7 @@ OPTIONS = (
     "--conformance-family",
     "ordinary",
     "--conformance-max-examples",
-    "1",
+    "4",
 )
 THREE = ("--loss", "masked_mse", "--loss", "masked_sse", "--loss", "nll_loss")
 
