@@ -1,5 +1,6 @@
 """Calls that must give what another call gives: defaults, options, forms that the contract allows."""
 
+from refimpl.conformance.count_demands import COUNT_DEMANDS, wrapper
 from refimpl.conformance.spec import Demand
 
 __all__ = ["DEMANDS", "SETUP"]
@@ -27,49 +28,14 @@ swapped = torch.where(torch.arange(2**16) >= 2**16 - 2**13, -signs, signs)
 bytes_, others = (torch.tensor(pair, dtype=torch.int8) for pair in ([100, -3], [-100, 2]))
 many = torch.tensor([200, 300, 70000, 2**31 + 5])
 wide_means = torch.tensor([190.0, 310.0, 7e4, 2.0**31], dtype=torch.float64)
+partly = torch.where(mask, b, torch.nan)
+unread = {**batch, 'r2': {'reads': counts * torch.nan}}
+unknown = {'mu': means * torch.nan, 'r': sizes}
+wrong = {'mu': means, 'r': sizes - 1}
+ratios = lambda ratio: {'metadata': {'sd_ratio': ratio}}
+slope = lambda function, at: torch.autograd.functional.jacobian(function, at).item()
 first, second = (lambda out, _: out['r1']['mu'].sum()), (lambda out, _: out['r1']['r'].prod())
 """
-
-
-def _invalid(name: str) -> tuple[Demand, ...]:
-    call = f"target.{name}(counts, means, sizes)"
-    below_zero = {"negative_binomial_cdf": "0.0", "negative_binomial_sf": "1.0"}
-    edge, total = below_zero[name], {"0.0": "4999.0", "1.0": "1.0"}[below_zero[name]]
-    return (
-        Demand(f"target.{name}(counts, means, sizes, validate=True)", call),
-        Demand(f"target.{name}(counts, means, two)", f"target.{name}(counts, means, two.expand(4))"),
-        Demand(f"target.{name}(counts, two, sizes)", f"target.{name}(counts, two.expand(4), sizes)"),
-        Demand(f"target.{name}(counts.double(), means, sizes)", call),
-        # counts beyond the narrow integer types, and in the narrowest that holds them
-        Demand(
-            f"target.{name}(many, wide_means, wide_means)",
-            f"target.{name}(many.double(), wide_means, wide_means)",
-        ),
-        Demand(
-            f"target.{name}(bytes_ - 1, means[:2], sizes[:2])",
-            f"target.{name}(bytes_.double() - 1, means[:2], sizes[:2])",
-        ),
-        Demand(
-            f"target.{name}(torch.tensor([127], dtype=torch.int8), one[None], two[None])",
-            f"target.{name}(torch.tensor([127.0]), one[None], two[None])",
-        ),
-        Demand(
-            f"target.{name}(torch.tensor([255], dtype=torch.uint8), one[None], two[None])",
-            f"target.{name}(torch.tensor([255.0]), one[None], two[None])",
-        ),
-        Demand(f"target.{name}(counts.view(2, 2), means.view(2, 2), sizes.view(2, 2))", f"{call}.view(2, 2)"),
-        Demand(f"target.{name}(counts - 5, means, sizes)[:2].tolist()", f"[{edge}] * 2"),
-        Demand(f"target.{name}(torch.where(ramp < 4999, 1, -1), 0 * ramp, 1 + ramp).sum().item()", total),
-        Demand(f"target.{name}(counts, means - 1, sizes).isnan().tolist()", "[False, True, False, False]"),
-        Demand(f"target.{name}(counts, means, sizes - 1).isnan().tolist()", "[False, True, True, False]"),
-    )
-
-
-def _wrapper(name: str, options: str) -> tuple[Demand, ...]:
-    return (
-        Demand(f"target.{name}(outputs, batch)", f"target.{name}(outputs, batch, {options})"),
-        Demand(f"target.{name}(columns, batch)", f"target.{name}(rows, batch)"),
-    )
 
 
 def _masked(name: str, scale: str) -> tuple[Demand, ...]:
@@ -88,13 +54,14 @@ def _masked(name: str, scale: str) -> tuple[Demand, ...]:
         Demand(f"target.{name}({whole}, reduction='sum').item()", "100003.0"),
         Demand(f"target.{name}({whole}).item()", "1.0"),
         Demand(f"target.{name}(a, b, mask).item()", scale),
+        Demand(f"target.{name}(a, b + torch.nan, mask).isnan().item()", "True"),
+        Demand(f"target.{name}(a, b + torch.inf, mask).isfinite().item()", "False"),
     )
 
 
-BINOMIAL = "torch.distributions.NegativeBinomial"
-POISSON = "torch.distributions.Poisson(means)"
 COMPOSITE = "target.CompositeLoss([first, second], [1.0, 0.5]"
 DEMANDS: dict[str, tuple[Demand, ...]] = {
+    **COUNT_DEMANDS,
     "masked_sse": (
         Demand("target.masked_sse(a, b, mask)", "target.masked_sse(a, b, mask, reduction='batch_mean')"),
         *_masked("masked_sse", "10.0625"),
@@ -131,6 +98,13 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "target.concordance_loss_nce(near, near, 1.0, eps=0.0, reduction='none').tolist()", "[0.0] * 2500"
         ),
         Demand("target.concordance_loss_nce(counts, counts.flip(0)).dtype", "torch.float32"),
+        Demand("target.concordance_loss_nce(a, b.double()).dtype", "torch.float64"),
+        Demand("target.concordance_loss_nce(a, b + torch.nan).isnan().item()", "True"),
+        # a row of the second replicate counts in every row
+        Demand(
+            "target.concordance_loss_nce(a, partly, reduction='none').isnan().all().item()",
+            "True",
+        ),
         Demand(
             "target.concordance_loss_nce(bytes_, others, 1.0, eps=0.0)",
             "target.concordance_loss_nce(bytes_.float(), others.float(), 1.0, eps=0.0)",
@@ -142,6 +116,8 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "target.negative_pearson_loss(a.view(2, 2), b.view(2, 2))", "target.negative_pearson_loss(a, b)"
         ),
         Demand("target.negative_pearson_loss(a, a + torch.nan).isnan().item()", "True"),
+        Demand("target.negative_pearson_loss(a, b.double()).dtype", "torch.float64"),
+        Demand("target.negative_pearson_loss(a.half(), b).dtype", "torch.float32"),
         Demand("target.negative_pearson_loss(one + 0 * a, a + torch.inf).isnan().item()", "True"),
         Demand("target.negative_pearson_loss(signs, signs).item()", "-1.0"),
         Demand("target.negative_pearson_loss(signs, swapped).item()", "-0.75"),
@@ -159,59 +135,6 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "target.negative_pearson_loss(bytes_.float(), others.float())",
         ),
     ),
-    "quantile_absolute_loss": (
-        Demand(
-            "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts)",
-            "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts, reduction='mean')",
-        ),
-        Demand(
-            "target.quantile_absolute_loss({'mu': means, 'r': two}, outputs['r2'], counts, counts)",
-            "target.quantile_absolute_loss({'mu': means, 'r': two.expand(4)}, outputs['r2'], counts, counts)",
-        ),
-        Demand("target.quantile_absolute_loss(outputs['r1'], outputs['r1'], counts, counts).item()", "0.0"),
-        # F is 1 at a mean of 0 and 0 below: 1 for the last row only
-        Demand(
-            "target.quantile_absolute_loss({'mu': 0 * ramp, 'r': 1 + ramp}, {'mu': 0 * ramp, 'r': 1 + ramp}, "
-            "0 * ramp, torch.where(ramp < 4999, 0, -1), reduction='sum').item()",
-            "1.0",
-        ),
-        Demand(
-            "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts, validate=True)",
-            "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts)",
-        ),
-    ),
-    "negative_binomial_cdf": _invalid("negative_binomial_cdf"),
-    "negative_binomial_sf": _invalid("negative_binomial_sf"),
-    "compute_numeric_cdf": (
-        Demand(
-            f"target.compute_numeric_cdf({POISSON}, counts + 0.75)",
-            f"target.compute_numeric_cdf({POISSON}, counts)",
-        ),
-        Demand(f"target.compute_numeric_cdf({POISSON}, counts - 5)[:2].tolist()", "[0.0, 0.0]"),
-        Demand(
-            "target.compute_numeric_cdf(torch.distributions.Poisson(two), counts)",
-            "target.compute_numeric_cdf(torch.distributions.Poisson(two.expand(4)), counts)",
-        ),
-        # odds of 1: the mean is the number of failures
-        Demand(
-            f"target.compute_numeric_cdf({BINOMIAL}(sizes, probs=one.expand(4) / 2), counts)",
-            f"target.compute_numeric_cdf({BINOMIAL}(sizes, logits=torch.zeros(4)), counts)",
-        ),
-    ),
-    "nll_loss": (
-        *_wrapper("nll_loss", "reduction='mean'"),
-        Demand("target.nll_loss(outputs, batch)", "target.nll_loss(outputs, batch, validate=True)"),
-        # one replicate alone is the average of two that are alike
-        Demand(
-            "target.nll_loss(rows['r1'], batch['r1'])",
-            "target.nll_loss({'r1': rows['r1'], 'r2': rows['r1']}, {'r1': batch['r1'], 'r2': batch['r1']})",
-        ),
-        Demand(
-            "target.nll_loss({'mu': means[:, None], 'r': two}, batch['r1'])",
-            "target.nll_loss({'mu': means, 'r': two.expand(4)}, batch['r1'])",
-        ),
-        Demand("target.nll_loss({'mu': 0 * ramp, 'r': 1 + ramp}, {'reads': 0 * ramp}).item()", "0.0"),
-    ),
     "compute_residual_mse": (
         Demand(
             "target.compute_residual_mse(counts, means, counts, sizes, 2.0)",
@@ -226,9 +149,20 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "5000 * 4999 * 9999 / 6",
         ),
         Demand("target.compute_residual_mse(counts, counts, counts, counts, 2).dtype", "torch.float32"),
+        # a ratio for every row
+        Demand(
+            "target.compute_residual_mse(counts, means, counts, sizes, means)",
+            "target.compute_residual_mse(counts, means, means * counts, means * sizes, 1.0)",
+        ),
+        Demand(
+            "target.compute_residual_mse(counts, means, counts, sizes.double(), 2.0).dtype", "torch.float64"
+        ),
+        Demand("target.compute_residual_mse(a + torch.nan, b, a, b, 1.0).isnan().item()", "True"),
+        Demand("target.compute_residual_mse(a, b, a, b + torch.nan, 1.0).isnan().item()", "True"),
+        Demand("target.compute_residual_mse(a, b, a, b, two * torch.nan).isnan().item()", "True"),
     ),
     "replicate_concordance_mse_loss": (
-        *_wrapper("replicate_concordance_mse_loss", "reduction='mean'"),
+        *wrapper("replicate_concordance_mse_loss", "reduction='mean'"),
         Demand(
             "target.replicate_concordance_mse_loss(outputs, batch)",
             "target.replicate_concordance_mse_loss(outputs, number)",
@@ -237,9 +171,17 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "target.replicate_concordance_mse_loss(outputs, batch)",
             "target.replicate_concordance_mse_loss(outputs, column)",
         ),
+        Demand(
+            "target.replicate_concordance_mse_loss(outputs, {**batch, **ratios(means[:, None])})",
+            "target.replicate_concordance_mse_loss(outputs, {**batch, **ratios(means)})",
+        ),
+        Demand(
+            "target.replicate_concordance_mse_loss(outputs, {**batch, **ratios(means)}, reduction='none')[3]",
+            "target.replicate_concordance_mse_loss(outputs, {**batch, **ratios(2.0)}, reduction='none')[3]",
+        ),
     ),
     "concordance_loss_nce_wrapper": (
-        *_wrapper("concordance_loss_nce_wrapper", "tau=0.1, eps=1e-8, reduction='mean'"),
+        *wrapper("concordance_loss_nce_wrapper", "tau=0.1, eps=1e-8, reduction='mean'"),
         # ε is added: a larger one costs more
         Demand(
             "[bool(target.concordance_loss_nce_wrapper(outputs, batch, eps=eps) > "
@@ -247,20 +189,17 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "[True] * 16",
         ),
     ),
-    "negative_pearson_loss_wrapper": _wrapper("negative_pearson_loss_wrapper", "eps=1e-8"),
-    "quantile_absolute_loss_wrapper": (
-        *_wrapper("quantile_absolute_loss_wrapper", "reduction='mean'"),
-        Demand(
-            "target.quantile_absolute_loss_wrapper(outputs, batch, validate=True)",
-            "target.quantile_absolute_loss_wrapper(outputs, batch)",
-        ),
-    ),
+    "negative_pearson_loss_wrapper": wrapper("negative_pearson_loss_wrapper", "eps=1e-8"),
     "CompositeLoss": (
         Demand(f"{COMPOSITE})(outputs, batch).item()", "9.0"),
         Demand(f"{COMPOSITE}, ['x', 'y'], False)(outputs, batch)['total'].item()", "9.0"),
         Demand(f"{COMPOSITE}, component_names=['x', 'y'])(outputs, batch)['total'].item()", "9.0"),
         Demand("target.CompositeLoss([first, first], [2, -0.5])(outputs, batch).item()", "11.25"),
         Demand("target.CompositeLoss([first, second], [0.0, 0.0])(outputs, batch).item()", "0.0"),
+        Demand(
+            "target.CompositeLoss([first, lambda *_: two * torch.nan], [1, 0.5])(outputs, {}).isnan().item()",
+            "True",
+        ),
         # a component that is off stays in the log
         Demand(
             "target.CompositeLoss([first, second], [1.0, 0.0], ['x', 'y'])(outputs, batch)"

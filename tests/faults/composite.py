@@ -121,6 +121,14 @@ class NegativeAbs(torchimpl.CompositeLoss):
         )
 
 
+class FiniteOnly(torchimpl.CompositeLoss):
+    """Leaves NaN out."""
+
+    def forward(self, model_outputs, batch):
+        found = super().forward(model_outputs, batch)
+        return found.nan_to_num() if isinstance(found, torch.Tensor) else found
+
+
 class Zipped(torchimpl.CompositeLoss):
     def __init__(self, loss_functions, weights, *more, **options):
         count = min(len(loss_functions), len(weights))
@@ -155,6 +163,7 @@ def _class(made):
 RIGHT, PRODUCTION = _class(Composite), _class(FromProduction)
 OFF = ("weight zero",)
 FAULTS = (
+    Fault("NaN of a component hidden", COMPOSITE, "option", _class(FiniteOnly), PRODUCTION),
     Fault("component weight 0 gives NaN", COMPOSITE, "finite", _class(ZeroTimesInf), RIGHT, OFF),
     Fault(
         "component weight 0 keeps a gradient", COMPOSITE, "gradient", _class(ZeroKeepsItsGradient), RIGHT, OFF

@@ -225,6 +225,20 @@ NCE, WRAPPER = "concordance_loss_nce", "concordance_loss_nce_wrapper"
 R1, R2 = "model_outputs.r1.mu", "model_outputs.r2.mu"
 FAR, DOUBLE = ("far pairs",), ("float64",)
 FAULTS = (
+    Fault(
+        "NaN of the second replicate hidden",
+        NCE,
+        "option",
+        wrapped(NCE, lambda a, b, *tau: (a, b.nan_to_num() if b.is_floating_point() else b, *tau)),
+        production(NCE),
+    ),
+    Fault(
+        "second replicate cast to the dtype of the first",
+        NCE,
+        "option",
+        wrapped(NCE, lambda a, b, *tau: (a, b.to(a.dtype), *tau)),
+        production(NCE),
+    ),
     Fault("sum over the other axis: similarities transposed", NCE, "value", OtherAxis, Concordance),
     Fault("own pair taken from the neighbouring row", NCE, "value", NeighbourIsOwn, Concordance),
     Fault("eps ignored", NCE, "value", EpsIgnored, Concordance),

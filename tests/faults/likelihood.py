@@ -171,7 +171,22 @@ class Item(Likelihood):
         return super().reduced(rows, reduction, dtype)
 
 
+def _without_nan(outputs, batch):
+    def known(side):
+        return {**side, "reads": side["reads"].nan_to_num()} if "reads" in side else side
+
+    return outputs, known(batch) if "reads" in batch else {name: known(side) for name, side in batch.items()}
+
+
 FAULTS = (
+    Fault(
+        "invalid dispersions give a number",
+        NLL,
+        "option",
+        wrapped(NLL, after=lambda found: found.nan_to_num() if found.dim() else found),
+        production(NLL),
+    ),
+    Fault("NaN reads taken for 0", NLL, "option", wrapped(NLL, _without_nan), production(NLL)),
     Fault("probs = r / (r + mu): swapped", NLL, "value", SwappedProbs, Likelihood),
     Fault("log y! dropped", NLL, "value", FactorialDropped, Likelihood),
     Fault("log (y + 1)! instead of log y!", NLL, "value", FactorialOffByOne, Likelihood),

@@ -281,6 +281,13 @@ def _modules(drop):
 MSE, SSE = "masked_mse", "masked_sse"
 HALF, DOUBLE = ("float16",), ("float64",)
 FAULTS = (
+    Fault(
+        "NaN of the target hidden",
+        MSE,
+        "option",
+        wrapped(MSE, lambda a, b, m: (a, b.nan_to_num() if b.is_floating_point() else b, m)),
+        production(MSE),
+    ),
     Fault("mean over all elements instead of the masked ones", MSE, "value", MeanOverAll, Masked),
     Fault("mean of an empty mask divides by 0", MSE, "finite", MeanOfNone, Masked, ("empty mask",)),
     Fault("divides by the number masked minus one", MSE, "value", OneLess, Masked),

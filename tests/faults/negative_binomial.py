@@ -71,6 +71,14 @@ def first_only(y, mu, r):
     return y, mu, r.detach() if r.requires_grad else r
 
 
+def constant_detached(y, mu, r):
+    return y, mu, r if r.dim() else r.detach()
+
+
+def at_least_one(y, mu, r):
+    return y, mu, torch.where(r > 0, r, 1.0)
+
+
 def as_int8(y, mu, r):
     return (y if y.is_floating_point() else y.to(torch.int8)), mu, r
 
@@ -143,6 +151,8 @@ def any_distribution(dist, x):
 
 
 FAULTS = (
+    Fault("0-dim dispersion detached", CDF, "option", wrapped(CDF, constant_detached), production(CDF)),
+    Fault("dispersions below 0 raised to 1", SF, "option", wrapped(SF, at_least_one), production(SF)),
     Fault("F and 1 - F swapped", CDF, "value", exact(CDF, value=upper), exact(CDF)),
     Fault("probs = r / (r + mu): swapped", CDF, "value", exact(CDF, batch=parameters(success)), exact(CDF)),
     Fault(

@@ -241,6 +241,13 @@ def _untouched(path, array):
 PEARSON, WRAPPER = "negative_pearson_loss", "negative_pearson_loss_wrapper"
 TINY, HUGE, DOUBLE = ("tiny",), ("huge",), ("float64",)
 FAULTS = (
+    Fault(
+        "targets cast to the dtype of the predictions",
+        PEARSON,
+        "option",
+        wrapped(PEARSON, lambda a, b, *eps: (a, b.to(a.dtype), *eps)),
+        production(PEARSON),
+    ),
     Fault("eps added to the product of the norms", PEARSON, "value", EpsAdded, Pearson, TINY),
     Fault("eps inside the root", PEARSON, "value", EpsInTheRoot, Pearson, TINY),
     Fault("floor on norms that are not rescaled", PEARSON, "value", FloorNotRescaled, Pearson, TINY),

@@ -118,6 +118,13 @@ def counts_of_first(outputs, batch):
 
 
 FAULTS = (
+    Fault(
+        "invalid dispersions give a number",
+        LOSS,
+        "option",
+        wrapped(LOSS, after=lambda found: found.nan_to_num() if found.dim() else found),
+        production(LOSS),
+    ),
     Fault("difference without its magnitude", LOSS, "value", Signed, Quantile),
     Fault("square instead of magnitude", LOSS, "value", Squared, Quantile),
     Fault(

@@ -124,6 +124,16 @@ def _uses_r(model_outputs, batch, *, reduction="mean"):
     return value + 0 * sum(r.sum() for r in pair(model_outputs, "r")).to(value.dtype)
 
 
+def _first_ratio(outputs, batch):
+    ratio = torch.as_tensor(batch["metadata"]["sd_ratio"]).flatten()
+    return outputs, {**batch, "metadata": {"sd_ratio": ratio[0]}}
+
+
+def _narrowest(*given):
+    """Everything in the dtype of the first mean."""
+    return tuple(part.to(given[1].dtype) if isinstance(part, torch.Tensor) else part for part in given)
+
+
 def _swapped(outputs, batch):
     return {"r1": outputs["r2"], "r2": outputs["r1"]}, {**batch, "r1": batch["r2"], "r2": batch["r1"]}
 
@@ -137,6 +147,21 @@ def _ratio_default(outputs, batch):
 
 
 FAULTS = (
+    Fault("first ratio for all rows", WRAPPER, "option", wrapped(WRAPPER, _first_ratio), production(WRAPPER)),
+    Fault(
+        "NaN hidden in the residuals",
+        CORE,
+        "option",
+        wrapped(CORE, lambda *given: (given[0].nan_to_num(), *given[1:])),
+        production(CORE),
+    ),
+    Fault(
+        "wider tensors cast to the dtype of the first mean",
+        CORE,
+        "option",
+        wrapped(CORE, _narrowest),
+        production(CORE),
+    ),
     Fault("ratio ignored", CORE, "value", RatioIgnored, Residual),
     Fault("ratio squared", CORE, "value", RatioSquared, Residual),
     Fault("ratio on the other side", CORE, "value", RatioOnTheOtherSide, Residual),

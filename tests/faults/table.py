@@ -7,16 +7,7 @@ from tests.faults.base import Fault
 
 TABLE = Path(__file__).parents[2] / "docs" / "tables" / "faults.md"
 HEAD = """\
-# Planted faults
-
-Each fault is one thing wrong in an implementation that is right without it. It is handed to the engine as
-somebody's code. The engine must report it under the property named here, and must say nothing to the same
-code without the fault. "Numbers" is how many numbers the input holds that the report shows; "none" stands for
-a call that is written in the catalogue and not drawn.
-
-The faults are in `tests/faults`. `python -m tests.faults` writes this table.
-
-| loss | fault | property | dtype | numbers |
+| loss | fault | property that reports it | dtype | numbers in the smallest input |
 |---|---|---|---|---|
 """
 

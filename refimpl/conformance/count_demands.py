@@ -1,0 +1,133 @@
+"""What the losses of counts must give: edges of the distribution, wide and narrow integers, constants."""
+
+from refimpl.conformance.spec import Demand
+
+__all__ = ["COUNT_DEMANDS", "wrapper"]
+
+
+def wrapper(name: str, options: str) -> tuple[Demand, ...]:
+    """What every dict wrapper does: its defaults, columns beside rows, NaN that counts.
+
+    Example:
+        >>> wrapper("nll_loss", "reduction='mean'")[0].call
+        'target.nll_loss(outputs, batch)'
+    """
+    return (
+        Demand(f"target.{name}(outputs, batch)", f"target.{name}(outputs, batch, {options})"),
+        Demand(f"target.{name}(columns, batch)", f"target.{name}(rows, batch)"),
+        Demand(f"target.{name}(outputs, unread).isnan().item()", "True"),
+        Demand(f"target.{name}({{**outputs, 'r2': unknown}}, batch).isnan().item()", "True"),
+    )
+
+
+def _invalid(name: str) -> tuple[Demand, ...]:
+    call = f"target.{name}(counts, means, sizes)"
+    below_zero = {"negative_binomial_cdf": "0.0", "negative_binomial_sf": "1.0"}
+    edge, total = below_zero[name], {"0.0": "4999.0", "1.0": "1.0"}[below_zero[name]]
+    return (
+        Demand(f"target.{name}(counts, means, sizes, validate=True)", call),
+        Demand(f"target.{name}(counts, means, two)", f"target.{name}(counts, means, two.expand(4))"),
+        Demand(f"target.{name}(counts, two, sizes)", f"target.{name}(counts, two.expand(4), sizes)"),
+        Demand(f"target.{name}(counts.double(), means, sizes)", call),
+        # counts beyond the narrow integer types, and in the narrowest that holds them
+        Demand(
+            f"target.{name}(many, wide_means, wide_means)",
+            f"target.{name}(many.double(), wide_means, wide_means)",
+        ),
+        Demand(
+            f"target.{name}(bytes_ - 1, means[:2], sizes[:2])",
+            f"target.{name}(bytes_.double() - 1, means[:2], sizes[:2])",
+        ),
+        Demand(
+            f"target.{name}(torch.tensor([127], dtype=torch.int8), one[None], two[None])",
+            f"target.{name}(torch.tensor([127.0]), one[None], two[None])",
+        ),
+        Demand(
+            f"target.{name}(torch.tensor([255], dtype=torch.uint8), one[None], two[None])",
+            f"target.{name}(torch.tensor([255.0]), one[None], two[None])",
+        ),
+        Demand(f"target.{name}(counts.view(2, 2), means.view(2, 2), sizes.view(2, 2))", f"{call}.view(2, 2)"),
+        Demand(f"target.{name}(counts - 5, means, sizes)[:2].tolist()", f"[{edge}] * 2"),
+        Demand(f"target.{name}(torch.where(ramp < 4999, 1, -1), 0 * ramp, 1 + ramp).sum().item()", total),
+        Demand(f"target.{name}(counts, means - 1, sizes).isnan().tolist()", "[False, True, False, False]"),
+        Demand(f"target.{name}(counts, means * torch.nan, sizes).isnan().all().item()", "True"),
+        Demand(f"target.{name}(counts, means, sizes * torch.nan).isnan().all().item()", "True"),
+        Demand(f"target.{name}(counts, means, sizes.double()).dtype", "torch.float64"),
+        Demand(f"slope(lambda r: target.{name}(counts, means, r).sum(), two) != 0.0", "True"),
+        Demand(f"slope(lambda mu: target.{name}(counts, mu, sizes).sum(), two) != 0.0", "True"),
+        Demand(f"target.{name}(counts, means, sizes - 1).isnan().tolist()", "[False, True, True, False]"),
+    )
+
+
+BINOMIAL = "torch.distributions.NegativeBinomial"
+POISSON = "torch.distributions.Poisson(means)"
+COUNT_DEMANDS: dict[str, tuple[Demand, ...]] = {
+    "quantile_absolute_loss": (
+        Demand(
+            "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts)",
+            "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts, reduction='mean')",
+        ),
+        Demand(
+            "target.quantile_absolute_loss({'mu': means, 'r': two}, outputs['r2'], counts, counts)",
+            "target.quantile_absolute_loss({'mu': means, 'r': two.expand(4)}, outputs['r2'], counts, counts)",
+        ),
+        Demand("target.quantile_absolute_loss(outputs['r1'], outputs['r1'], counts, counts).item()", "0.0"),
+        Demand(
+            "target.quantile_absolute_loss(wrong, wrong, counts, counts, reduction='none').isnan().tolist()",
+            "[False, True, True, False]",
+        ),
+        # F is 1 at a mean of 0 and 0 below: 1 for the last row only
+        Demand(
+            "target.quantile_absolute_loss({'mu': 0 * ramp, 'r': 1 + ramp}, {'mu': 0 * ramp, 'r': 1 + ramp}, "
+            "0 * ramp, torch.where(ramp < 4999, 0, -1), reduction='sum').item()",
+            "1.0",
+        ),
+        Demand(
+            "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts, validate=True)",
+            "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts)",
+        ),
+    ),
+    "negative_binomial_cdf": _invalid("negative_binomial_cdf"),
+    "negative_binomial_sf": _invalid("negative_binomial_sf"),
+    "compute_numeric_cdf": (
+        Demand(
+            f"target.compute_numeric_cdf({POISSON}, counts + 0.75)",
+            f"target.compute_numeric_cdf({POISSON}, counts)",
+        ),
+        Demand(f"target.compute_numeric_cdf({POISSON}, counts - 5)[:2].tolist()", "[0.0, 0.0]"),
+        Demand(
+            "target.compute_numeric_cdf(torch.distributions.Poisson(two), counts)",
+            "target.compute_numeric_cdf(torch.distributions.Poisson(two.expand(4)), counts)",
+        ),
+        # odds of 1: the mean is the number of failures
+        Demand(
+            f"target.compute_numeric_cdf({BINOMIAL}(sizes, probs=one.expand(4) / 2), counts)",
+            f"target.compute_numeric_cdf({BINOMIAL}(sizes, logits=torch.zeros(4)), counts)",
+        ),
+    ),
+    "nll_loss": (
+        *wrapper("nll_loss", "reduction='mean'"),
+        Demand("target.nll_loss(outputs, batch)", "target.nll_loss(outputs, batch, validate=True)"),
+        Demand(
+            "target.nll_loss(wrong, batch['r1'], reduction='none').isnan().tolist()",
+            "[False, True, True, False]",
+        ),
+        # one replicate alone is the average of two that are alike
+        Demand(
+            "target.nll_loss(rows['r1'], batch['r1'])",
+            "target.nll_loss({'r1': rows['r1'], 'r2': rows['r1']}, {'r1': batch['r1'], 'r2': batch['r1']})",
+        ),
+        Demand(
+            "target.nll_loss({'mu': means[:, None], 'r': two}, batch['r1'])",
+            "target.nll_loss({'mu': means, 'r': two.expand(4)}, batch['r1'])",
+        ),
+        Demand("target.nll_loss({'mu': 0 * ramp, 'r': 1 + ramp}, {'reads': 0 * ramp}).item()", "0.0"),
+    ),
+    "quantile_absolute_loss_wrapper": (
+        *wrapper("quantile_absolute_loss_wrapper", "reduction='mean'"),
+        Demand(
+            "target.quantile_absolute_loss_wrapper(outputs, batch, validate=True)",
+            "target.quantile_absolute_loss_wrapper(outputs, batch)",
+        ),
+    ),
+}
