@@ -31,7 +31,7 @@ def test_equal_seeds_give_equal_reports_in_every_process(seed):
 def test_the_draws_do_not_depend_on_the_modules_that_are_loaded(place):
     options = {"properties": ["value"], "max_examples": 8}
     before = verify(torchimpl, ["masked_mse"], ["float32"], **options)
-    (place / "many_constants.py").write_text("HELD = [" + ", ".join(map(str, range(2, 20000, 7))) + "]\n")
+    (place / "many_constants.py").write_text("HELD = [" + ", ".join(map(str, range(3, 700, 7))) + "]\n")
     __import__("many_constants")
     assert verify(torchimpl, ["masked_mse"], ["float32"], **options) == before
 

@@ -66,14 +66,15 @@ def interruptible() -> Iterator[None]:
     It leaves the handler of somebody else, and other threads, alone.
 
     Example:
-        >>> with interruptible():
-        ...     try:
-        ...         signal.raise_signal(signal.SIGINT)
-        ...     except KeyboardInterrupt:
-        ...         print("the target raised it")
-        Traceback (most recent call last):
-            ...
-        KeyboardInterrupt
+        >>> try:
+        ...     with interruptible():
+        ...         try:
+        ...             signal.raise_signal(signal.SIGINT)
+        ...         except KeyboardInterrupt:
+        ...             print("the target raised it")
+        ... except KeyboardInterrupt:
+        ...     print("somebody pressed Ctrl-C")
+        somebody pressed Ctrl-C
     """
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not (usual and _in_main_thread()):

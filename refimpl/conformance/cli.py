@@ -187,9 +187,9 @@ def _write(report: Report, options: argparse.Namespace) -> None:
     if options.json is not None:
         options.json.write_text(report.to_json(), encoding="utf-8")
     if options.html is not None:
-        from refimpl.conformance import html  # noqa: PLC0415 - draws plots, which takes seconds to import
+        from refimpl.conformance.html import write  # noqa: PLC0415 - draws plots, which takes seconds to import
 
-        html.write(report, options.html)
+        write(report, options.html)
 
 
 def _refuse(text: str) -> None:
