@@ -32,20 +32,25 @@ class Result:
         return not self.by
 
 
-def read_results(file: Path | None) -> dict[tuple[str, str], str]:
-    """What noticed each mutant of an earlier run, by module and digest of the changed source."""
+def read_results(file: Path | None, examples: int) -> dict[tuple[str, str], str]:
+    """What noticed each mutant of an earlier run, by module and digest of the changed source.
+
+    Survivors of fewer examples than are asked for now are left out: they are judged again.
+    """
     if file is None or not file.exists():
         return {}
     rows = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
-    return {(row["module"], row["digest"]): row["by"] for row in rows}
+    settled = [row for row in rows if row["by"] or row.get("examples", 1) >= examples]
+    return {(row["module"], row["digest"]): row["by"] for row in settled}
 
 
-def write_result(file: Path, result: Result) -> None:
+def write_result(file: Path, result: Result, examples: int) -> None:
     """Append one line."""
     one = result.mutation
     row = {
         "module": f"{one.package}/{one.module}", "digest": one.digest, "kind": one.kind, "judge": one.judge,
-        "line": one.line, "change": one.change, "by": result.by, "seconds": round(result.seconds, 2),
+        "line": one.line, "change": one.change, "by": result.by, "examples": examples,
+        "seconds": round(result.seconds, 2),
     }  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as stream:
@@ -71,7 +76,7 @@ def judged(
         file: where results are read from and appended to.
         retry: judge again what survived before.
     """
-    before = read_results(file)
+    before = read_results(file, examples)
     left = []
     for one in mutations:
         by = before.get((f"{one.package}/{one.module}", one.digest))
@@ -88,7 +93,7 @@ def judged(
             chosen = [one for one in left if one.judge == judge]
             for result in _in_workers(chosen, judge, jobs=jobs, examples=examples, limit=limit):
                 if file is not None:
-                    write_result(file, result)
+                    write_result(file, result, examples)
                 progress.update(task, advance=1, description=result.mutation.module)
                 yield result
 

@@ -17,7 +17,7 @@ from .worker import TIMEOUT
 __all__ = ["Row", "markdown", "rows", "show"]
 
 COLUMNS = ("module", "judge", "mutants", "killed", "timeout", "equivalent", "survivors", "score")
-Key = tuple[str, str, str]
+JUDGES = {("refimpl", "engine"): "engine, then one ulp"}
 
 
 @dataclass
@@ -39,7 +39,9 @@ class Row:
 
     @property
     def score(self) -> str:
-        """Share of the killed among those that are not equivalent."""
+        """Share of the killed among those that are not equivalent; empty until all have been judged."""
+        if self.judged < self.made:
+            return ""
         dead, alive = self.killed + self.timeout, len(self.survivors)
         return f"{100.0 * dead / (dead + alive):.1f} %" if dead + alive else ""
 
@@ -57,7 +59,10 @@ def rows(results: Iterable[Result], made: Mapping[tuple[str, str, str], int]) ->
         results: what the judges said.
         made: how many mutants there are, by package, module and judge.
     """
-    found = {key: Row(f"{key[0]}/{key[1]}", key[2], count) for key, count in sorted(made.items())}
+    found = {
+        key: Row(f"{key[0]}/{key[1]}", JUDGES.get((key[0], key[2]), key[2]), count)
+        for key, count in sorted(made.items())
+    }
     for result in results:
         one = result.mutation
         _count(found[one.package, one.module, one.judge], result)
@@ -107,7 +112,11 @@ def markdown(found: Sequence[Row], seed: int) -> str:
         parts += ["\nThe tests that judge where the engine cannot see:\n"]
         parts += [f"- `{module}`: " + ", ".join(f"`{test}`" for test in TESTS[module]) for module in held]
     parts += ["\n### Survivors\n"]
-    parts += _listed(found) or ["None."]
+    complete = found[-1].judged == found[-1].made
+    parts += (
+        [] if complete else ["The campaign is not complete: these are the survivors so far, and no score."]
+    )
+    parts += _listed(found) or ["None." if complete else "None among those judged with all examples."]
     return "\n".join(parts) + "\n"
 
 
