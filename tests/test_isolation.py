@@ -159,12 +159,12 @@ def test_a_process_whose_device_failed_is_replaced(place):
         ("zero", "1 / 0", "cannot import module 'import_zero': ZeroDivisionError: division by zero"),
         ("exit", "import sys; sys.exit('no licence')", "SystemExit: no licence"),
         ("death", "import os; os._exit(7)", "ended the process with exit status 7"),
-        ("hang", "while True: pass", "did not return within 8 s"),
+        ("hang", "while True: pass", "did not return within 2 s"),
     ],
 )
 def test_a_target_that_cannot_be_imported_is_an_import_error_here(place, monkeypatch, name, source, text):
     (place / f"import_{name}.py").write_text(source)
-    limit = 8.0 if name == "hang" else 120.0
+    limit = 2.0 if name == "hang" else 120.0
     monkeypatch.setattr("refimpl.conformance.process.IMPORT_LIMIT", limit)
     monkeypatch.setattr("refimpl.conformance.supervisor.IMPORT_LIMIT", limit)
     with pytest.raises(ImportError) as error:
