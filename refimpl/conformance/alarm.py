@@ -17,6 +17,9 @@ class Interrupted(BaseException):
     """Somebody pressed Ctrl-C; a `KeyboardInterrupt` that the target raises itself is a finding instead."""
 
 
+REPEAT = 0.5  # seconds
+
+
 def _ring(_number: int, _frame: FrameType | None) -> None:
     raise Overdue
 
@@ -51,7 +54,8 @@ def alarm(seconds: float) -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGALRM, _ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # again and again: an exception is lost where it meets a finaliser
+    signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT)
     try:
         yield
     finally:

@@ -138,7 +138,7 @@ class _Examination:
 
     @property
     def done(self) -> bool:
-        found_enough = self.plan.first_only and bool(self.tally.violated)
+        found_enough = self.plan.first_only and any(self.tally.violated.values())
         return found_enough or self.tally.hangs >= HANGS
 
     def explore(self, family: str) -> None:
@@ -247,7 +247,7 @@ class _Examination:
             found = []
             with self.timed(one.name, empty, "") as late:
                 found = list(one.once(self.subject, self.form, self.plan.seed))
-            self.tally.asked[one.name] = 1
+            self.tally.asked[one.name] = max(1, len(found))
             if late:
                 self.tally.add(empty, Finding("returns", f"{one.name}: {late[0]}"))
             self.tally.violated[one.name] = len(found)

@@ -81,8 +81,10 @@ def concordance_wrapper(batch, total):
     kind, sides = working(batch.form), []
     largest = np.finfo(kind).max
     for name in ("r1", "r2"):
-        y = np.asarray(reads[name]["reads"]).astype(kind)
-        mu = np.broadcast_to(np.ravel(outputs[name]["mu"]), y.shape).astype(kind)
-        sides.append(np.clip(y - mu, -largest, largest)[:, None])
+        y = np.asarray(reads[name]["reads"])
+        mu = np.broadcast_to(np.ravel(outputs[name]["mu"]), y.shape)
+        residual, exponent = difference(y, mu, kind)
+        with np.errstate(over="ignore"):
+            sides.append(np.clip(np.ldexp(residual, exponent), -largest, largest)[:, None])
     value, gx, gy = _loss(*sides, batch.options, batch.form, total)
     return value, nested(batch, {"r1": {"mu": -gx}, "r2": {"mu": -gy}}, total)
