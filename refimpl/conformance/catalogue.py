@@ -89,7 +89,8 @@ def _masked(name: str, default: str, module: str) -> LossSpec:
 def _pair(
     name: str, room: str, signature: str, options: dict[str, Any], *more: str, **fields: Any
 ) -> LossSpec:
-    names = tuple(word.strip() for word in signature.strip("(").split(",")[:2])
+    first, second, *_ = (word.strip() for word in signature.strip("(").split(","))
+    names = (first, second)
     return _spec(
         name,
         room,

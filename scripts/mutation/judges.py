@@ -19,7 +19,7 @@ from .plan import LOSSES, ORACLES, TESTS
 __all__ = ["DTYPES", "EXAMPLES", "by_engine", "by_tests", "quiet", "rounds"]
 
 DTYPES = ("float32", "float64", "float16")
-EXAMPLES = (1, 3, 8)  # few for most mutants, more for those that survive
+EXAMPLES = (2, 8)  # few for most mutants, more for those that survive
 # asked in every round; the last round asks all that the engine has
 EVERYDAY = (
     "returns", "value", "gradient", "finite", "nan", "graph", "dtype", "shape", "inert", "second derivative",

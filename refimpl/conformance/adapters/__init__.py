@@ -1,7 +1,7 @@
 """How arrays reach an implementation and come back: PyTorch, NumPy and JAX, or your own.
 
-An adapter is a small object with the attributes of `Adapter`. The engine holds every batch as numpy arrays and
-every answer as float64; the adapter makes arrays of its framework, calls the loss and brings value and
+An adapter is a small object with the attributes of `Adapter`. The engine holds every batch as numpy arrays
+and every answer as float64; the adapter makes arrays of its framework, calls the loss and brings value and
 gradients back.
 """
 

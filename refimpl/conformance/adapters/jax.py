@@ -47,8 +47,7 @@ class JaxAdapter:
             function = subject.function(batch)
 
             def of_wanted(moved: dict[str, Any]) -> Any:
-                given = map_tree(lambda path, array: moved.get(path, array), arguments)
-                return function(*given.values())
+                return function(*map_tree(moved.get, arguments).values())
 
             result, pull_back = jax.vjp(of_wanted, wanted)
             result = jnp.asarray(result)

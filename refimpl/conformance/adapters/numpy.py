@@ -17,9 +17,9 @@ class NumpyAdapter:
     """NumPy arrays in, a NumPy array, scalar or float out.
 
     The target has `<name>(*arrays, **options)` and, to have gradients checked, `<name>_gradient(*arrays,
-    **options, cotangent=1.0)`: a tuple with the gradient of the sum of all results times `cotangent` for every
-    differentiable argument, in the order of the signature (nested dicts for dict arguments, anything for an
-    integer array).
+    **options, cotangent=1.0)`: a tuple with the gradient of the sum of all results times `cotangent` for
+    every differentiable argument, in the order of the signature (nested dicts for dict arguments, anything
+    for an integer array).
 
     Example:
         >>> NumpyAdapter().literal(np.ones(2), "float32")
@@ -27,7 +27,7 @@ class NumpyAdapter:
     """
 
     name = "numpy"
-    dtypes = ("float16", "float32", "float64")
+    dtypes: tuple[str, ...] = ("float16", "float32", "float64")
     features = frozenset({"layout"})
 
     def scope(self) -> dict[str, Any]:

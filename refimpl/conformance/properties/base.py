@@ -76,7 +76,7 @@ class Property:
         families: families whose batches are asked; all if empty.
         every: of these batches every n-th is asked.
         most: at most so many batches of a loss in a dtype are asked.
-        independent: asked even where the plain answer is wrong already, as it compares the target with itself.
+        independent: asked even where the plain answer is wrong already: it compares the target with itself.
     """
 
     name: str

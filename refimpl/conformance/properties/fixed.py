@@ -34,7 +34,7 @@ def option(subject: Subject, _form: Format, _seed: int) -> Iterator[Fixed]:
 
 
 def _offered(subject: Subject, text: str) -> bool:
-    """Whether the target takes the options that the call uses; a loss with fewer options is judged without."""
+    """Whether the target takes the options that the call uses; with fewer it is judged without the call."""
     required = sum(name not in subject.spec.defaults for name in subject.spec.parameters)
     for node in ast.walk(ast.parse(text, mode="eval")):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == f"target.{subject.spec.name}":

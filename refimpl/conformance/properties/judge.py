@@ -27,8 +27,12 @@ class Truth:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Largest error / bound of value and gradient (None where there is nothing to compare), and what is wrong:
-    pairs of a property and a message.
+    """What one answer shows.
+
+    Attributes:
+        value_ratio: largest error / bound of the value, None where there is none to compare.
+        gradient_ratio: largest error / bound of a gradient, None where there is none to compare.
+        findings: pairs of a property that is violated and a message.
     """
 
     value_ratio: float | None

@@ -1,7 +1,7 @@
 """The derivative of the gradient, held against differences of the gradient oracle.
 
-The gradient oracle is right to one unit in the last place: the error of its differences is known from two step
-sizes, not from a tolerance.
+The gradient oracle is right to one unit in the last place: the error of its differences is known from two
+step sizes, not from a tolerance.
 """
 
 from typing import Any, TypeAlias
