@@ -95,6 +95,79 @@ def test_gradcheck_and_gradgradcheck():
         )
 
 
+class TestSlopesBeyondTheRange:
+    """The gradient is the product with the cotangent, rounded: it may be finite where the slope is not."""
+
+    # growth of the parameters and their edges; both sides of mu = 1/2
+    POINTS = (
+        (32.0, 8.900295434028806e-308, 1.0),
+        (1.0, 1e-310, 1e-312),
+        (7.0, 5e-324, 1.0),
+        (7.0, 5e-324, 5e-324),
+        (2.0, 1e-300, 1e-315),
+        (1e300, 1e-20, 1e-20),
+        (5.0, 1.0, 1e-309),
+        (1.0, 0.25, 5e-324),
+        (5.0, 0.0, 1e-309),
+        (5.0, 0.0, 5e-324),
+        (1.7e308, 0.5, 5e-309),
+    )
+
+    @staticmethod
+    def exact(k, mu, r):
+        """Both derivatives of -log pmf, as mpmath numbers."""
+        total = mu + r
+        d_r = mp.psi(0, r) - mp.psi(0, k + r) + mp.log(total / r) + (k - mu) / total
+        return -mp.inf if mu == 0 else r * (mu - k) / (mu * total), d_r
+
+    @pytest.mark.parametrize("exponent", [-8, -40, -300])
+    @pytest.mark.parametrize(("k", "mu", "r"), POINTS)
+    def test_overflow_only_where_the_product_does(self, k, mu, r, exponent):
+        leaves = double([mu], [r], grad=True)
+        rows = negative_binomial_nll(*double([k]), *leaves, reduction="none")
+        found = torch.autograd.grad(rows, leaves, torch.tensor([2.0**exponent], dtype=torch.float64))
+        with mp.workdps(1000):
+            wanted = [float(mp.ldexp(slope, exponent)) for slope in self.exact(*map(mp.mpf, (k, mu, r)))]
+        for actual, expected in zip(found, wanted, strict=True):
+            # at most 32 roundings, none of which is magnified: the terms that count do not cancel
+            assert actual.item() == expected or abs(actual.item() - expected) <= 32 * U * abs(expected)
+
+    def test_the_mean_of_two_replicates(self):
+        mu, r = double([1.0, 8.900295434028806e-308], [1.0, 1.0], grad=True)
+        side, reads = {"mu": mu, "r": r}, {"reads": torch.tensor([1, 32])}
+        other = {name: tensor.detach() for name, tensor in side.items()}
+        nll_loss({"r1": side, "r2": other}, {"r1": reads, "r2": reads}).backward()
+        assert mu.grad.tolist() == [0.0, -8.0 / 8.900295434028806e-308]
+
+    def test_opposite_overflows_in_one_parameter_for_all(self):
+        y, mu, weights = double([5.0, 5.0], [0.0, 1.0], [2.0**-8, 2.0**-8])
+        r = torch.tensor(1e-309, dtype=torch.float64, requires_grad=True)
+        rows = negative_binomial_nll(y, mu, r, reduction="none")
+        (found,) = torch.autograd.grad(rows, r, weights)
+        with mp.workdps(1000):
+            slopes = [self.exact(mp.mpf(5), mp.mpf(m), mp.mpf(1e-309))[1] for m in (0.0, 1.0)]
+            expected = float(mp.ldexp(sum(slopes), -8))
+        assert abs(found.item() - expected) <= 32 * U * expected
+        (doubled,) = torch.autograd.grad(negative_binomial_nll(y, mu, r, reduction="sum"), r)
+        assert doubled.item() == INF
+
+    def test_second_derivatives(self):
+        mu, r = double([8.900295434028806e-308], [1.0], grad=True)
+        total = 0.25 * negative_binomial_nll(torch.tensor([32]), mu, r)
+        (slope,) = torch.autograd.grad(total, mu, create_graph=True)
+        assert slope.item() == -8.0 / 8.900295434028806e-308
+        assert torch.autograd.grad(slope, r)[0].item() == -8.0  # mu against r = 1 is nothing
+
+    def test_functional_transformations(self):
+        y, mu, r = double([32.0, 5.0], [8.900295434028806e-308, 1.0], [1.0, 1e-309])
+        gradient = torch.func.grad(lambda m, s, k: 2.0**-8 * negative_binomial_nll(k, m, s), (0, 1))
+        singles = [gradient(*problem) for problem in zip(mu, r, y, strict=True)]
+        expected = [torch.stack(column) for column in zip(*singles, strict=True)]
+        actual = torch.func.vmap(gradient)(mu, r, y)
+        assert all(map(torch.equal, actual, expected))
+        assert all(bool(torch.isfinite(column).all()) for column in actual)
+
+
 def test_functional_transformations():
     y, mu, r = double([0.0, 2.0, 40.0], [1.0, 3.0, 20.0], [2.0, 0.5, 9.0])
 

@@ -102,7 +102,7 @@ def compute_numeric_cdf(dist: Distribution, x: Tensor) -> Tensor:
         given = vars(dist)["_param"]  # probs or logits, whichever the object was built from
         r, dtype = dist.total_count.to(torch.float64), checks.elementwise_dtype(dist.total_count, given)
         mu = (r * _odds(dist, given)).clamp(max=LARGEST)
-    cdf, _ = cdf_and_sf(x.to(torch.float64), mu.expand(x.shape), r.expand(x.shape))
+    cdf, _ = cdf_and_sf(x.to(torch.float64), mu, r)
     return cdf.to(dtype)
 
 
@@ -115,7 +115,7 @@ def _odds(dist: NegativeBinomial, given: Tensor) -> Tensor:
 
 
 def checked(y: Tensor, mu: Tensor, r: Tensor, *, validate: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Check types and shapes; return float64 tensors of the shape of y, on the graph of mu and r.
+    """Check types and shapes; return float64 tensors, mu and r on their graph, 0-dim where they were.
 
     Raises:
         TypeError: not a tensor of a supported dtype.
@@ -131,7 +131,7 @@ def checked(y: Tensor, mu: Tensor, r: Tensor, *, validate: bool) -> tuple[Tensor
         _require("mu", mu, (mu >= 0) & (mu < torch.inf), "must be finite and >= 0")
         _require("r", r, r > 0, "must be > 0")
     double = torch.float64
-    return y.to(double), mu.to(double).expand(y.shape), r.to(double).expand(y.shape)
+    return y.to(double), mu.to(double), r.to(double)
 
 
 def _require(name: str, value: Tensor, valid: Tensor, rule: str) -> None:
@@ -144,6 +144,6 @@ def _require(name: str, value: Tensor, valid: Tensor, rule: str) -> None:
 
 
 def cdf_and_sf(y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """(F, 1-F) of float64 tensors of one shape, each with its own relative accuracy."""
-    cdf, sf, _, _ = NegativeBinomialCDF.apply(y.detach(), mu, r)
+    """(F, 1-F) of float64 tensors, each with its own relative accuracy; mu and r may be 0-dim."""
+    cdf, sf, _, _ = NegativeBinomialCDF.apply(y.detach(), mu.expand_as(y), r.expand_as(y))
     return cdf, sf

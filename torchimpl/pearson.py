@@ -80,26 +80,30 @@ def _deviations(x: Tensor, pivot: Tensor) -> Tensor:
 
 
 class _Moments(torch.autograd.Function):
-    """Σ e, Σ f, Σ e², Σ f² and Σ e f of the deviations e of x, f of y from constant pivots."""
+    """(Σ e, Σ f, Σ e², Σ f², Σ e f) of the deviations e of x, f of y from constant pivots.
+
+    One tensor, not five: under `vmap` an output that depends on y alone would be no batch where only x is
+    one, and its cotangent would be counted once per problem.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, pivot_x: Tensor, pivot_y: Tensor) -> tuple[Tensor, ...]:
+    def forward(x: Tensor, y: Tensor, pivot_x: Tensor, pivot_y: Tensor) -> Tensor:
         moments = []
         for block_x, block_y in blocks(x, y):
             e, f = _deviations(block_x, pivot_x), _deviations(block_y, pivot_y)
             moments.append((e.sum(), f.sum(), e.dot(e), f.dot(f), e.dot(f)))
-        return tuple(total([*parts]) for parts in zip(*moments, strict=True))
+        return torch.stack([total([*parts]) for parts in zip(*moments, strict=True)])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], _output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, y, pivot_x, pivot_y = ctx.saved_tensors
-        on_e, on_f, on_ee, on_ff, on_ef = grads
+        on_e, on_f, on_ee, on_ff, on_ef = grads[0].unbind()
         wants_x, wants_y, _, _ = ctx.needs_input_grad
         grad_x, grad_y = [], []
         for block_x, block_y in blocks(x, y):
@@ -113,7 +117,7 @@ class _Moments(torch.autograd.Function):
 
 def _negative_correlation(x: Tensor, pivot_x: Tensor, y: Tensor, pivot_y: Tensor, floor: float) -> Tensor:
     """-Σ p t / max(‖p‖ ‖t‖, floor · max|p| · max|t|) of the centred x and y; the pivots do not matter."""
-    sum_e, sum_f, sum_ee, sum_ff, sum_ef = _Moments.apply(x, y, pivot_x, pivot_y)
+    sum_e, sum_f, sum_ee, sum_ff, sum_ef = _Moments.apply(x, y, pivot_x, pivot_y).unbind()
     mean_e, mean_f = sum_e / x.numel(), sum_f / x.numel()
     # no square of a difference of such numbers underflows
     x_constant, y_constant = sum_ee == 0.0, sum_ff == 0.0

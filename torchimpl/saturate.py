@@ -72,8 +72,9 @@ class _Replace(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(_x: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
+    def forward(x: Tensor, value: Tensor) -> Tensor:
+        # a batch under vmap where x is one, too: else one cotangent would serve all of its problems
+        return torch.where(torch.ones_like(x, dtype=torch.bool), value, x)
 
     @staticmethod
     def setup_context(_ctx: Any, _inputs: tuple[Any, ...], _output: Tensor) -> None:

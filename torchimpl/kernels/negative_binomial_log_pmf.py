@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchimpl.kernels.negative_binomial import LARGEST, linear_growth
 from torchimpl.kernels.negative_binomial_constants import STIRLING, TRIGAMMA_EXCESS
-from torchimpl.kernels.negative_binomial_ops import LastDerivatives, batched, weigh
+from torchimpl.kernels.negative_binomial_ops import LastDerivatives, batched, times, weigh
 from torchimpl.kernels.negative_binomial_regions import (
     horner,
     log_minus_digamma,
@@ -23,8 +23,8 @@ from torchimpl.kernels.negative_binomial_regions import (
     zero_exponent,
 )
 
-Two = tuple[Tensor, Tensor]
 Three = tuple[Tensor, Tensor, Tensor]
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -39,6 +39,17 @@ class Element(NamedTuple):
     impossible: Tensor  # pmf = 0
     at_zero: Tensor  # mu = 0
     is_poisson: Tensor  # r = inf
+
+
+def shrunk(x: Tensor) -> Tensor:
+    """Times 2^-512: for slopes beyond the range whose products with a cotangent may be within."""
+    # a literal: torch.compile(dynamic=True) would make a variable of a global
+    return x * 2.0**-512
+
+
+def grown(x: Tensor) -> Tensor:
+    """The inverse of `shrunk`."""
+    return x * 2.0**512
 
 
 def prepare(y: Tensor, mu: Tensor, r: Tensor) -> Element:
@@ -89,8 +100,11 @@ def log_pmf_value(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
     return torch.where(e.invalid, torch.nan, torch.where(e.impossible, torch.inf, value))
 
 
-def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Two:
-    """The derivatives of -log pmf in mu and r; -inf in mu where mu = 0 < k, 0 where y < 0."""
+def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Four:
+    """The derivatives of -log pmf in mu and r, then both `shrunk`, which overflow later.
+
+    -inf in mu where mu = 0 < k, 0 where y < 0.
+    """
     e = prepare(y, mu, r)
     growth = torch.where(e.k == 0.0, 1.0, e.growth)
     room = room_for_sums(e.k, e.mu, e.r)
@@ -120,6 +134,11 @@ def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Two:
     merged = ((e.k - 1.0) * e.r - mean * (1.0 + e.r)) * (room / total) * inverse
     rest = torch.log(c_over_s) + torch.log(growth) + score
     d_r = torch.where(small & (mean < 0.5), merged * growth - rest, d_r)
+    # beside fractions that overflow nothing else counts; the order keeps them away from subnormal numbers
+    numerator = 0.25 * ((e.k - 1.0) * e.r) - (0.25 * mean) * (1.0 + e.r)
+    shrunk_r = shrunk(numerator) * (4.0 * room / total) / e.r * growth
+    shrunk_mu = shrunk((e.mu - e.k) * x) / e.mu * growth
+    d_r = torch.where(small & ~torch.isfinite(d_r), grown(shrunk_r), d_r)
     d_r = torch.where(e.k == 0.0, torch.where(e.at_zero, 0.0, of_zero), d_r)
     # k = 1 at mu = 0: 1/r - 1/r
     d_r = torch.where(e.is_poisson | (e.at_zero & (e.k == 1.0)), 0.0, d_r)
@@ -127,7 +146,10 @@ def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Two:
     # y = inf: the limits; y < 0: the pmf is 0 whatever the parameters are
     limit = torch.where(y > 0.0, torch.inf, 0.0)
     d_mu, d_r = torch.where(unreachable, -limit, d_mu), torch.where(unreachable, limit, d_r)
-    return torch.where(e.invalid, torch.nan, d_mu), torch.where(e.invalid, torch.nan, d_r)
+    d_mu, d_r = torch.where(e.invalid, torch.nan, d_mu), torch.where(e.invalid, torch.nan, d_r)
+    far_mu = torch.where(d_mu.isinf() & ~e.impossible, shrunk_mu, shrunk(d_mu))
+    far_r = torch.where(d_r.isinf() & ~unreachable, shrunk_r, shrunk(d_r))
+    return d_mu, d_r, far_mu, far_r
 
 
 def log_pmf_curvatures(y: Tensor, mu: Tensor, r: Tensor) -> Three:
@@ -175,7 +197,7 @@ def value_operator(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("proven_losses::negative_binomial_log_pmf_slopes", mutates_args=())
-def slopes_operator(y: Tensor, mu: Tensor, r: Tensor) -> Two:
+def slopes_operator(y: Tensor, mu: Tensor, r: Tensor) -> Four:
     """`log_pmf_slopes`."""
     return log_pmf_slopes(y, mu, r)
 
@@ -192,8 +214,8 @@ def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Tensor:
 
 
 @slopes_operator.register_fake
-def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Two:
-    return torch.empty_like(mu), torch.empty_like(mu)
+def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Four:
+    return torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu)
 
 
 @curvatures_operator.register_fake
@@ -202,19 +224,38 @@ def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Three:
 
 
 value_operator.register_vmap(batched(value_operator, 1))
-slopes_operator.register_vmap(batched(slopes_operator, 2))
+slopes_operator.register_vmap(batched(slopes_operator, 4))
 curvatures_operator.register_vmap(batched(curvatures_operator, 3))
 
 
+def pulled_back(cotangent: Tensor, slope: Tensor, far: Tensor, parameter: Tensor) -> Tensor:
+    """Cotangent · slope, summed for a 0-dim parameter; overflows only where that does.
+
+    Args:
+        cotangent: one per element.
+        slope: one per element, may have overflowed.
+        far: the slope, `shrunk`.
+        parameter: whose gradient it is: of the shape of the slope or 0-dim.
+    """
+    summed = parameter.dim() < slope.dim()
+    overflowed = slope.isinf()
+    if summed:
+        plain = times(cotangent.detach(), slope.detach())
+        overflowed = ~torch.isfinite(plain.sum())
+    product = times(cotangent, torch.where(overflowed, far, slope))
+    product = product.sum() if summed else product
+    return torch.where(overflowed, grown(product), product)
+
+
 class NegativeLogPMF(torch.autograd.Function):
-    """(y, mu, r) -> -log pmf, differentiable twice in mu and r."""
+    """(y, mu, r) -> -log pmf, differentiable twice in mu and r, which have the shape of y or are 0-dim."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
         """The value."""
-        value: Tensor = value_operator(y, mu, r)
+        value: Tensor = value_operator(y, mu.expand_as(y), r.expand_as(y))
         return value
 
     @staticmethod
@@ -225,30 +266,32 @@ class NegativeLogPMF(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """Cotangent times slopes."""
-        d_mu, d_r = NegativeLogPMFSlopes.apply(*ctx.saved_tensors)
-        return None, weigh((cotangents[0], d_mu)), weigh((cotangents[0], d_r))
+        y, mu, r = ctx.saved_tensors
+        d_mu, d_r, far_mu, far_r = NegativeLogPMFSlopes.apply(y, mu.expand_as(y), r.expand_as(y))
+        on_value = cotangents[0]
+        return None, pulled_back(on_value, d_mu, far_mu, mu), pulled_back(on_value, d_r, far_r, r)
 
 
 class NegativeLogPMFSlopes(torch.autograd.Function):
-    """(y, mu, r) -> the two derivatives of -log pmf, differentiable once more."""
+    """(y, mu, r) -> the two derivatives of -log pmf, and both `shrunk`, differentiable once more."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Two:
+    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Four:
         """The slopes."""
-        slopes: Two = slopes_operator(y, mu, r)
+        slopes: Four = slopes_operator(y, mu, r)
         return slopes
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Three, _output: Two) -> None:
+    def setup_context(ctx: Any, inputs: Three, _output: Four) -> None:
         """Keep the inputs."""
         ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """Cotangents times curvatures."""
-        on_mu, on_r = cotangents
+        on_mu, on_r = cotangents[0] + shrunk(cotangents[2]), cotangents[1] + shrunk(cotangents[3])
         d_mu_mu, d_mu_r, d_r_r = NegativeLogPMFCurvatures.apply(*ctx.saved_tensors)
         return None, weigh((on_mu, d_mu_mu), (on_r, d_mu_r)), weigh((on_mu, d_mu_r), (on_r, d_r_r))
 

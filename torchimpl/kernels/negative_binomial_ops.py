@@ -59,8 +59,19 @@ cdf_operator.register_vmap(batched(cdf_operator, 4))
 second_operator.register_vmap(batched(second_operator, 3))
 
 
+def times(cotangent: Tensor, derivative: Tensor) -> Tensor:
+    """Cotangent · derivative; 0 beside any derivative gives 0.
+
+    Example:
+        >>> times(torch.tensor([0.0, 2.0]), torch.tensor([float("inf"), 3.0]))
+        tensor([0., 6.])
+    """
+    unwanted = (cotangent == 0.0) & ~torch.isfinite(derivative)
+    return cotangent * torch.where(unwanted, 0.0, derivative)
+
+
 def weigh(*pairs: tuple[Tensor | None, Tensor]) -> Tensor | None:
-    """Σ cotangent · derivative over the pairs that have a cotangent; 0 beside any derivative gives 0.
+    """The sum of `times` over the pairs that have a cotangent.
 
     Example:
         >>> weigh((torch.tensor([0.0, 2.0]), torch.tensor([float("inf"), 3.0])), (None, torch.ones(2)))
@@ -70,8 +81,7 @@ def weigh(*pairs: tuple[Tensor | None, Tensor]) -> Tensor | None:
     for cotangent, derivative in pairs:
         if cotangent is None:
             continue
-        unwanted = (cotangent == 0.0) & ~torch.isfinite(derivative)
-        product = cotangent * torch.where(unwanted, 0.0, derivative)
+        product = times(cotangent, derivative)
         total = product if total is None else total + product
     return total
 
