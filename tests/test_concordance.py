@@ -485,3 +485,18 @@ def test_a_mean_within_float64_survives_a_row_beyond_it(tau, eps):
     assert abs(value.item() - exact) <= allowed
     value.backward()
     assert not any(a.grad.isnan().any() for a in arrays)
+
+
+def test_second_derivatives_of_rows_far_from_their_own_source():
+    # each row is next to the other row's source: L_i = (d_ii - d_in)/τ, what it lacks underflows
+    x, y = torch.tensor([[-595.0, 1.0], [-1.0, -595.0]], dtype=torch.float64).unbind()
+    x.requires_grad_()
+    y.requires_grad_()
+    loss = concordance_loss_nce(x, y, 0.01, eps=1e-8, reduction="sum")
+    slopes = torch.autograd.grad(loss, (x, y), create_graph=True)
+    along = sum((slope * 0.5 * leaf.detach()).sum() for slope, leaf in zip(slopes, (x, y), strict=True))
+    found = torch.autograd.grad(along, (x, y))
+    # quadratic: along half of the arguments the second derivative is half of the gradient
+    expected = torch.tensor([[-59400.0, 59600.0], [59400.0, -59600.0]], dtype=torch.float64)
+    bound = 32 * 2.0**-53 * expected.abs()  # the roundings of products and sums of like terms
+    assert bool(((torch.stack(found) - expected).abs() <= bound).all())

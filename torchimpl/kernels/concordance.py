@@ -186,10 +186,14 @@ class Pairs:
         total.clamp_(max=self.limit / 2)
         return total
 
-    def weights(self, block: slice, normaliser: Tensor) -> Tensor:
-        """p_ij of a block with the diagonal at zero, in the buffer of `exponents`."""
+    def probabilities(self, block: slice, normaliser: Tensor) -> Tensor:
+        """p_ij of a block of rows, (R, B), in the buffer of `exponents`."""
         peak, total = normaliser[:, block, None]
-        weights = self.exponents(block).sub_(peak).exp_().div_(total)
+        return self.exponents(block).sub_(peak).exp_().div_(total)
+
+    def weights(self, block: slice, normaliser: Tensor) -> Tensor:
+        """`probabilities` with the diagonal at zero."""
+        weights = self.probabilities(block, normaliser)
         weights.diagonal(block.start).zero_()
         return weights
 
@@ -274,33 +278,39 @@ def loss_curvature(
     """
     x, y, factor = pairs.x, pairs.y, pairs.gradient_factor
     own, along = x - y, ux - uy
-    own_slope = factor * (own * along).sum(1)
+    anchor, u_anchor = pairs.anchor, uy[pairs.nearest]
+    away = x - anchor
+    own_slope, anchor_slope = factor * (own * along).sum(1), factor * (away * (ux - u_anchor)).sum(1)
     eps_weight = pairs.eps_weight(normaliser)
-    slope = eps_weight * own_slope
+    # b and β are counted from the b of what weighs most, the anchor or ε (whose b is 0): no cancellation
+    origin = torch.where(eps_weight > 0.5, 0.0, anchor_slope)
+    mean_slope = -eps_weight * origin
     first_x, second_x = eps_weight[:, None] * along, torch.empty_like(x)
     first_y, second_y = torch.zeros_like(y), torch.zeros_like(y)
-    others, others_slope = eps_weight.clone(), torch.empty_like(slope)
+    others = eps_weight.clone()
     for block in pairs.blocks():
-        weights = pairs.weights(block, normaliser)
-        others[block] += weights.sum(1)
-        # b_ij - b_ii; a pair without weight contributes nothing, whatever its slope
+        weights = pairs.probabilities(block, normaliser)
+        # b_ij - b_in; a pair without weight contributes nothing, whatever its slope
         slopes = torch.zeros_like(weights)
         for k in range(pairs.features):
-            slopes += (x[block, k, None] - y[:, k]) * (ux[block, k, None] - uy[:, k])
-        slopes = torch.where(weights > 0, slopes * factor - own_slope[block, None], 0.0)
-        slope[block] -= torch.linalg.vecdot(weights, slopes)
-        slopes += slope[block, None]
+            slopes += (anchor[block, k, None] - y[:, k]) * (ux[block, k, None] - uy[:, k])
+            slopes += away[block, k, None] * (u_anchor[block, k, None] - uy[:, k])
+        slopes = slopes * factor + (anchor_slope - origin)[block, None]
+        slopes = torch.where(weights > 0, slopes, 0.0)
+        mean_slope[block] += torch.linalg.vecdot(weights, slopes)
+        slopes -= mean_slope[block, None]
         slopes *= weights
-        others_slope[block] = slopes.sum(1)
-        first_x[block] += pairs.row_moment(weights, uy, uy[block])
-        second_x[block] = pairs.row_moment(slopes, y, y[block])
-        pairs.add_column_moment(first_y, weights.mul_(cotangent[block, None]), ux[block], uy)
+        second_x[block] = pairs.row_moment(slopes, y, anchor[block])
         pairs.add_column_moment(second_y, slopes.mul_(cotangent[block, None]), x[block], y)
-    eps_slope = eps_weight * (own_slope - slope)  # Σ_j q_ij
-    second_x = eps_slope[:, None] * own - second_x
+        weights.diagonal(block.start).zero_()
+        others[block] += weights.sum(1)
+        first_x[block] += pairs.row_moment(weights, uy, uy[block])
+        pairs.add_column_moment(first_y, weights.mul_(cotangent[block, None]), ux[block], uy)
+    eps_slope = eps_weight * (origin + mean_slope)  # Σ_j q_ij
+    second_x = eps_slope[:, None] * away - second_x
     gx = (first_x * pairs.two_over_tau + second_x * factor) * cotangent[:, None]
     first_y -= (cotangent * others)[:, None] * along
-    second_y += (cotangent * (eps_slope - others_slope))[:, None] * own
     gy = first_y * pairs.two_over_tau - second_y * factor
+    slope = (own_slope - origin) - mean_slope
     poisoned = pairs.poison[:, None]
     return slope + pairs.poison, gx + poisoned, gy + poisoned.sum(0)
