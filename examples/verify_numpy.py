@@ -24,7 +24,9 @@ Array = NDArray[Any]
 def masked_mse(x_recon: Array, x: Array, mask: Array, *, reduction: str = "mean") -> Any:
     """Σ e² over masked positions, in extended precision; saturates like the contract says."""
     elementwise = reduction == "none"
-    dtype = x.dtype if elementwise or x.dtype != np.float16 else np.dtype(np.float32)
+    # integer targets promote, half precision gives a float32 scalar
+    dtype = np.result_type(*(side.dtype for side in (x_recon, x) if side.dtype.kind == "f"))
+    dtype = np.dtype(np.float32) if dtype == np.float16 and not elementwise else dtype
     squares = _error(x_recon, x, mask) ** 2
     result = squares if elementwise else squares.sum() / _count(mask, reduction)
     largest = np.finfo(dtype).max

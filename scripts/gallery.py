@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from refimpl.conformance import textbook
 from refimpl.conformance.catalogue import CATALOGUE
@@ -83,10 +83,10 @@ def page() -> str:
     parts = []
     with Progress(console=Console(stderr=True), transient=True) as bar:
         for name, title, losses in TARGETS:
-            task = bar.add_task(title, total=sum(len(CATALOGUE[loss].dtypes) for loss in losses))
+            task = bar.add_task(title)
 
-            def step(loss: str, dtype: str, task: int = task) -> None:
-                bar.update(task, advance=1, description=f"{loss} {dtype}")
+            def step(loss: str, dtype: str, done: int, total: int, task: TaskID = task) -> None:
+                bar.update(task, completed=done, total=total, description=f"{loss} {dtype}")
 
             module = __import__(name, fromlist=["_"])
             parts += section(title, name, verify(module, losses, progress=step))

@@ -48,6 +48,7 @@ from refimpl.negative_binomial_tables import (
     LOG_MASS,
     LOG_SLOPE_MU,
     LOG_SLOPE_R,
+    MASS,
     SLOPE_MU,
     SLOPE_R,
     F,
@@ -74,17 +75,18 @@ def distribution_errors(y: ArrayLike, mu: ArrayLike, r: ArrayLike, precision: Pr
         error[row] = np.where(first, 0.0, general)
     for row, special in _at_zero(mean, size, exact, precision.work_roundoff).items():
         error[row] = np.where(first, special, error[row])
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         score = largest_score(k + 1.0, size)
         scale = np.sqrt((k + 1.0) / (2.0 * math.pi) / (1.0 + (k + 1.0) / size))
-    _add_underflow(error, exact, mean, (score, scale), first, precision)
+        share = np.where(np.isinf(size), 1.0, (size / 2.0 + k / 2.0) / (size / 2.0 + mean / 2.0))
+    _add_underflow(error, exact, (mean, mean * share), (score, scale), first, precision)
     return settled(Rows(exact, error), edge)
 
 
 def _add_underflow(
     error: Array,
     exact: Array,
-    mean: Array,
+    mean_and_weight: tuple[Array, Array],
     score_and_scale: tuple[Array, Array],
     first: NDArray[np.bool_],
     precision: Precision,
@@ -93,6 +95,7 @@ def _add_underflow(
 
     T is the prefactor over a fraction, dF/dr = T s - ... multiplies T by s. Each loses twice itself at most.
     """
+    mean, weight = mean_and_weight
     score, scale = score_and_scale
     tiny, normal = precision.work_tiny, precision.work_tiny / precision.work_roundoff
     with np.errstate(all="ignore"):
@@ -101,7 +104,8 @@ def _add_underflow(
         of_tail = np.minimum(UNDERFLOWS * tiny, 2.0 * tail + _SMALLEST)
         error[SLOPE_R] += np.where((tail < normal) & ~first, of_tail * score, 0.0)
         slope_mu = np.abs(exact[SLOPE_MU])
-        prefactor = mean * slope_mu
+        # mu (r + k)/(r + mu) pmf, which is in range where mu dF/dmu is not
+        prefactor = np.maximum(mean * slope_mu, exact[MASS] * weight)
         lost = (prefactor < normal * np.maximum(scale, 1.0)) & ~first
         relative = np.minimum(tiny * (1.0 + scale) / prefactor, 2.0)
         relative = np.where(lost, np.where(np.isnan(relative), 2.0, relative), 0.0)

@@ -28,6 +28,14 @@ Counts: TypeAlias = tuple[Array, Array, Array]
 
 
 @st.composite
+def _poisoned(draw: Draw, a: Array, b: Array) -> tuple[Array, Array]:
+    """NaN or inf in the first place of one side."""
+    sides = [a.copy(), b.copy()]
+    sides[draw(st.integers(0, 1))].flat[0] = draw(st.sampled_from([np.nan, np.inf]))
+    return sides[0], sides[1]
+
+
+@st.composite
 def masked_batch(draw: Draw, family: str, form: Format) -> Batch:
     """`x_recon, x, mask` and a reduction; "NaN under the mask" puts NaN and inf at visible places."""
     options = {"reduction": draw(st.sampled_from(["mean", "batch_mean", "sum", "none"]))}
@@ -44,8 +52,7 @@ def masked_batch(draw: Draw, family: str, form: Format) -> Batch:
         x = np.where(mask, x, poison[::-1])
     if family == "NaN at a counted position" and mask.size:
         mask.flat[0] = True
-        x_recon = x_recon.copy()
-        x_recon.flat[0] = draw(st.sampled_from([np.nan, np.inf]))
+        x_recon, x = draw(_poisoned(x_recon, x))
     return Batch(family, form, {"x_recon": x_recon, "x": x, "mask": mask}, options)
 
 
@@ -70,8 +77,7 @@ def pair_batch(
     else:
         a, b = draw(pairs(family, form, draw(shapes(family, draw(st.integers(1, 2))))))
         if family == "NaN at a counted position" and a.size:
-            a = a.copy()
-            a.flat[0] = draw(st.sampled_from([np.nan, np.inf]))
+            a, b = draw(_poisoned(a, b))
     return Batch(family, form, {names[0]: a, names[1]: b}, chosen)
 
 
@@ -233,7 +239,7 @@ def residual_batch(draw: Draw, family: str, form: Format) -> Batch:
 def composite_batch(draw: Draw, family: str, form: Format) -> Batch:
     """Component values (K,) and their weights; "weight zero" switches an infinite component off."""
     values, _ = draw(pairs(family, form, (draw(st.integers(1, 5)),)))
-    weights = [draw(st.sampled_from([1.0, 0.1, 2.5, 1e-3])) for _ in values]
+    weights = [draw(st.sampled_from([1.0, 0.1, 2.5, 1e-3, -0.5])) for _ in values]
     if family == "weight zero":
         weights[0] = 0.0
         values[0] = draw(st.sampled_from([np.inf, np.nan, 1.0]))

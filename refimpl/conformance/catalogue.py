@@ -188,7 +188,7 @@ _SPECS = (
     _wrapper(
         "nll_loss",
         "likelihood",
-        _QUANTILE,
+        (*_QUANTILE, "column parameters"),
         {"reduction": REDUCTIONS},
         "reduction='mean'",
         counted=True,
@@ -217,7 +217,7 @@ _SPECS = (
         "concordance_loss_nce_wrapper",
         "concordance",
         (*_RESIDUAL, "column parameters"),
-        {"tau": (0.1, 1.0), "reduction": REDUCTIONS},
+        {"tau": (0.1, 1.0), "eps": (1e-8, 0.0, 1.0), "reduction": REDUCTIONS},
         "tau=0.1, eps=1e-8, reduction='mean'",
         counted=False,
         inert=_ONLY_MU,

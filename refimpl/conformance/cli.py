@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -189,7 +190,7 @@ def _write(report: Report, options: argparse.Namespace) -> None:
     if options.html is not None:
         from refimpl.conformance.html import write  # noqa: PLC0415 - draws plots, which takes seconds to import
 
-        write(report, options.html)
+        write(report, options.html, options.shown)
 
 
 def _refuse(text: str) -> None:
@@ -226,7 +227,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0
     """
     try:
-        options = _parser().parse_args(arguments)
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        options = _parser().parse_args(given)
+        options.shown = shlex.join(["python", "-m", "refimpl", *given])
     except SystemExit as stopped:
         return int(stopped.code or 0)
     try:

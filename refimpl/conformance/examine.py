@@ -238,18 +238,18 @@ class _Examination:
         spent = self.tally.seconds.get(name, 0.0) + time.monotonic() - start
         self.tally.seconds[name] = spent
 
-    def fixed(self) -> Iterator[Violation]:
-        """Ask the properties that need no drawn batch."""
+    def fixed(self, *, late: bool) -> Iterator[Violation]:
+        """Ask the properties that need no drawn batch: the cheap ones, or those that come late."""
         for one in self.able:
-            if one.kind != "fixed" or self.done or ("", one.name) in self.plan.avoid:
+            if one.kind != "fixed" or one.late != late or self.done or ("", one.name) in self.plan.avoid:
                 continue
             empty = Batch("wrong arguments" if one.name == "refusal" else one.name, self.form, {})
             found = []
-            with self.timed(one.name, empty, "") as late:
+            with self.timed(one.name, empty, "") as overdue:
                 found = list(one.once(self.subject, self.form, self.plan.seed))
             self.tally.asked[one.name] = max(1, len(found))
-            if late:
-                self.tally.add(empty, Finding("returns", f"{one.name}: {late[0]}"))
+            if overdue:
+                self.tally.add(empty, Finding("returns", f"{one.name}: {overdue[0]}"))
             self.tally.violated[one.name] = len(found)
             for problem in found:
                 batch = problem.batch or empty
@@ -328,9 +328,10 @@ def examine(subject: Subject, form: Format, plan: Plan, listen: Listen = _silent
             where this one died, and of the property "" when that is over.
     """
     work = _Examination(subject, form, plan, listen)
-    violations = list(work.fixed())
+    violations = list(work.fixed(late=False))
     for family in subject.spec.families:
         if not work.done and (not plan.families or family in plan.families):
             work.explore(family)
+    violations += work.fixed(late=True)
     violations += [work.smaller(*known) for known in work.tally.smallest.values()]
     return Part(tuple(work.cells()), tuple(violations), work.tally.declined)

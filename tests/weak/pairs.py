@@ -18,7 +18,9 @@ def rounded(value, like, reduction="mean"):
     """Saturated and rounded to the result's dtype, the gradient left as it is."""
     dtype = like.dtype if reduction == "none" or like.itemsize > 2 else torch.float32
     largest = torch.finfo(dtype).max
-    return (value + (value.clamp(-largest, largest) - value).detach()).to(dtype)
+    beyond = value.detach().abs() > largest
+    unmoved = value - value.detach()
+    return torch.where(beyond, value.detach().clamp(-largest, largest) + unmoved, value).to(dtype)
 
 
 def masked(error=lambda e: e, count=None, square=torch.square, cast=lambda x: x.double(), after=lambda v: v):

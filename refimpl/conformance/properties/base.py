@@ -76,6 +76,7 @@ class Property:
         families: families whose batches are asked; all if empty.
         every: of these batches every n-th is asked.
         most: at most so many batches of a loss in a dtype are asked.
+        late: a "fixed" one that is asked after all drawn batches, being dear.
         independent: asked even where the plain answer is wrong already: it compares the target with itself.
     """
 
@@ -90,6 +91,7 @@ class Property:
     every: int = 1
     most: int = 10**9
     independent: bool = False
+    late: bool = False
 
     def fits(self, subject: Subject, form: Format) -> bool:
         """Whether it can be asked of this loss in this format."""

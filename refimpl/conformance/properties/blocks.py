@@ -103,4 +103,5 @@ BLOCKS = Property(
     "fixed",
     blocks,
     applies=_large,
+    late=True,
 )

@@ -208,5 +208,6 @@ EXHAUSTIVE: tuple[Property, ...] = (
         "fixed",
         exhaustive,
         dtypes=("float16", "bfloat16"),
+        late=True,
     ),
 )
