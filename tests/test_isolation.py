@@ -14,8 +14,9 @@ import pytest
 from refimpl.conformance import CATALOGUE, Outcome, verify
 from refimpl.conformance.alarm import interruptible
 from refimpl.conformance.batch import Batch
-from refimpl.conformance.examine import HANGS, Plan, examine
+from refimpl.conformance.examine import examine
 from refimpl.conformance.formats import FORMATS
+from refimpl.conformance.plan import HANGS, Plan
 from refimpl.conformance.process import Process
 from refimpl.conformance.request import Request
 from refimpl.conformance.supervisor import Supervisor

@@ -18,7 +18,6 @@ __all__ = [
     "count_batch",
     "masked_batch",
     "pair_batch",
-    "poisson_batch",
     "replicate_batch",
     "residual_batch",
 ]
@@ -158,14 +157,6 @@ def count_batch(draw: Draw, family: str, form: Format) -> Batch:
         (count,) = draw(shapes(family, 1))
         y, mu, r = _counts(draw, family, form, count)
     return Batch(family, form, {"y": y, "mu": mu, "r": r}, {})
-
-
-@st.composite
-def poisson_batch(draw: Draw, family: str, form: Format) -> Batch:
-    """`y, rate` of shape (n,), the arguments of `compute_numeric_cdf` for a Poisson distribution."""
-    whole = draw(count_batch(family, form))
-    rate = whole.arguments["mu"]
-    return Batch(family, form, {"y": whole.arguments["y"], "rate": rate}, {})
 
 
 @st.composite

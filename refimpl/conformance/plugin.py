@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from refimpl.conformance.catalogue import CATALOGUE
-from refimpl.conformance.examine import Part, Plan
 from refimpl.conformance.formats import FORMATS
+from refimpl.conformance.plan import Part, Plan
 from refimpl.conformance.properties import PROPERTIES
 from refimpl.conformance.report import Cell, Violation
 from refimpl.conformance.request import Request, load_specs

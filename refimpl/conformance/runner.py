@@ -11,8 +11,9 @@ from typing import Any
 from refimpl.conformance.adapters import Adapter, get_adapter
 from refimpl.conformance.alarm import interruptible
 from refimpl.conformance.catalogue import CATALOGUE
-from refimpl.conformance.examine import Part, Plan, examine
+from refimpl.conformance.examine import examine
 from refimpl.conformance.formats import FORMATS
+from refimpl.conformance.plan import Part, Plan
 from refimpl.conformance.properties import PROPERTIES
 from refimpl.conformance.report import Report
 from refimpl.conformance.request import Facts, Opened, Request, imported, load_specs

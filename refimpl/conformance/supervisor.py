@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from refimpl.conformance.batch import Batch
-from refimpl.conformance.examine import Part
 from refimpl.conformance.formats import FORMATS
+from refimpl.conformance.plan import Part
 from refimpl.conformance.process import GRACE, IMPORT_LIMIT, Process
 from refimpl.conformance.request import Facts, Request
 from refimpl.conformance.starter import Starter
@@ -30,7 +30,7 @@ class Supervisor:
         TypeError: the adapter cannot be sent to another process.
 
     Example:
-        >>> from refimpl.conformance.examine import Plan
+        >>> from refimpl.conformance.plan import Plan
         >>> request = Request("refimpl.conformance.textbook", {}, ("masked_mse",), ("float32",))
         >>> with Supervisor(request) as supervisor:
         ...     jobs = supervisor.facts().jobs

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from refimpl.conformance.batch import Batch, size
-from refimpl.conformance.examine import HANGS, Part, Plan, abandoned, examine
+from refimpl.conformance.examine import abandoned, examine
 from refimpl.conformance.formats import FORMATS
+from refimpl.conformance.plan import HANGS, Part, Plan
 from refimpl.conformance.report import Cell, Violation
 from refimpl.conformance.request import Job, Opened, Request, opened
 from refimpl.conformance.snippet import snippet

@@ -39,7 +39,7 @@ def rounds(package: str, module: str, examples: int) -> Iterator[Round]:
                 yield loss, dtype, count, False
     if package == "torchimpl":
         for loss in losses:
-            yield loss, "float32", 1, True
+            yield loss, "float32", 3, True
 
 
 def by_engine(
