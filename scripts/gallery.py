@@ -20,11 +20,13 @@ from rich.progress import Progress, TaskID
 
 from refimpl.conformance import textbook
 from refimpl.conformance.catalogue import CATALOGUE
+from refimpl.conformance.properties import PROPERTIES
 from refimpl.conformance.report import Report, Violation
 from refimpl.conformance.runner import verify
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "tables" / "gallery.md"
+TELLING = ("finite", "value", "inert", "gradient", "nan", "graph", "second derivative")
 WIDTH = 170  # of a message in a table
 TARGETS = (
     ("chemomae.models.losses", f"`chemomae` {version('chemomae')}", ("masked_sse", "masked_mse")),
@@ -46,7 +48,9 @@ def section(title: str, name: str, report: Report) -> Iterator[str]:
         yield "| property | dtypes | numbers | family | what the smallest input shows |\n"
         yield "|---|---|---|---|---|\n"
         yield from (_row(same) for same in _by_property(found))
-        yield f'\n??? example "The smallest input"\n\n{_indented(_telling(found).snippet)}\n'
+        for violation in _shown(found):
+            title = f"{violation.property}, {violation.dtype}"
+            yield f'\n??? example "{title}"\n\n{_indented(violation.snippet)}\n'
 
 
 def _reason(name: str, loss: str) -> Iterator[str]:
@@ -55,8 +59,22 @@ def _reason(name: str, loss: str) -> Iterator[str]:
         yield " ".join(part.strip() for line in document for part in line.splitlines()).strip() + "\n\n"
 
 
+def _shown(found: Sequence[Violation]) -> list[Violation]:
+    """The two most telling kinds of failure, in single or double precision where they show there."""
+
+    def rank(violation: Violation) -> tuple[bool, int, bool, int]:
+        kinds = TELLING.index(violation.property) if violation.property in TELLING else len(TELLING)
+        half = violation.dtype.endswith("16")
+        return violation.numbers == 0, kinds, half, violation.numbers
+
+    first: dict[str, Violation] = {}
+    for violation in sorted(found, key=rank):
+        first.setdefault(violation.property, violation)
+    return list(first.values())[:2]
+
+
 def _by_property(found: Sequence[Violation]) -> list[list[Violation]]:
-    names = dict.fromkeys(violation.property for violation in found)
+    names = [name for name in PROPERTIES if any(violation.property == name for violation in found)]
     return [[violation for violation in found if violation.property == name] for name in names]
 
 

@@ -204,7 +204,12 @@ class _Examination:
         self.tally.seconds[name] = spent
 
     def fixed(self, *, late: bool) -> Iterator[Violation]:
-        """Ask the properties that need no drawn batch: the cheap ones, or those that come late."""
+        """Ask the properties that need no drawn batch: the cheap ones, or those that come late.
+
+        The late ones go on where the drawn batches have found nothing in the plain answers.
+        """
+        if late and any(self.tally.violated.get(name) for name in self.answers):
+            return
         for one in self.able:
             if one.kind != "fixed" or one.late != late or self.done or ("", one.name) in self.plan.avoid:
                 continue
