@@ -26,6 +26,10 @@ def _invalid(name: str) -> tuple[Demand, ...]:
     edge, total = below_zero[name], {"0.0": "4999.0", "1.0": "1.0"}[below_zero[name]]
     return (
         Demand(f"target.{name}(counts, means, sizes, validate=True)", call),
+        Demand(
+            f"target.{name}(counts, 0 * means, sizes, validate=True)",
+            f"target.{name}(counts, 0 * means, sizes)",
+        ),
         Demand(f"target.{name}(counts, means, two)", f"target.{name}(counts, means, two.expand(4))"),
         Demand(f"target.{name}(counts, two, sizes)", f"target.{name}(counts, two.expand(4), sizes)"),
         Demand(f"target.{name}(counts.double(), means, sizes)", call),
@@ -112,6 +116,8 @@ COUNT_DEMANDS: dict[str, tuple[Demand, ...]] = {
             "target.nll_loss(wrong, batch['r1'], reduction='none').isnan().tolist()",
             "[False, True, True, False]",
         ),
+        # a count that is infinite has no probability, and no largest number stands for that
+        Demand("target.nll_loss(rows['r1'], {'reads': endless}).isfinite().item()", "False"),
         # one replicate alone is the average of two that are alike
         Demand(
             "target.nll_loss(rows['r1'], batch['r1'])",

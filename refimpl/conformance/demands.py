@@ -1,5 +1,7 @@
 """Calls that must give what another call gives: defaults, options, forms that the contract allows."""
 
+from collections.abc import Iterator
+
 from refimpl.conformance.count_demands import COUNT_DEMANDS, wrapper
 from refimpl.conformance.spec import Demand
 
@@ -32,6 +34,14 @@ partly = torch.where(mask, b, torch.nan)
 unread = {**batch, 'r2': {'reads': counts * torch.nan}}
 unknown = {'mu': means * torch.nan, 'r': sizes}
 wrong = {'mu': means, 'r': sizes - 1}
+none = torch.zeros(2, dtype=torch.float64)
+powers = lambda *exponents: torch.tensor(exponents, dtype=torch.float64).exp2()
+top = torch.finfo(torch.float64).max
+endless = torch.where(mask, counts, torch.inf)
+overfull = {**batch, 'r1': {'reads': endless}, 'r2': {'reads': endless}}
+autocast = torch.autocast('cpu', torch.bfloat16)
+halves = {side: {'mu': outputs[side]['mu'].half(), 'r': sizes} for side in outputs}
+half_batch = {side: {'reads': batch[side]['reads'].half()} for side in ('r1', 'r2')}
 ratios = lambda ratio: {'metadata': {'sd_ratio': ratio}}
 slope = lambda function, at: torch.autograd.functional.jacobian(function, at).item()
 first, second = (lambda out, _: out['r1']['mu'].sum()), (lambda out, _: out['r1']['r'].prod())
@@ -57,6 +67,29 @@ def _masked(name: str, scale: str) -> tuple[Demand, ...]:
         Demand(f"target.{name}(a, b + torch.nan, mask).isnan().item()", "True"),
         Demand(f"target.{name}(a, b + torch.inf, mask).isfinite().item()", "False"),
     )
+
+
+def _residual() -> Iterator[Demand]:
+    name = "target.compute_residual_mse"
+    # an infinity of the inputs is none that saturates
+    yield Demand(
+        f"[{name}(*(x + torch.inf if i == k else x for i in range(4)), 1.0).isfinite().item() "
+        "for x in (a, a.double()) for k in range(4)]",
+        "[False] * 8",
+    )
+    # the factor of the rows is 1
+    yield Demand(f"slope(lambda s: {name}(a[:2], b[:2], b[:2], a[:2], s), two)", "1.5")
+    # 0 times what is huge
+    yield Demand(f"{name}(powers(1000, 0), none, powers(1000, 0), none, 0.0).item()", "top")
+    # the derivative in s at 0 is -2 Σ (y1 - mu1) (y2 - mu2): differences and products beyond the range
+    for y_1, mu_1, y_2, mu_2, exact in (
+        ("powers(-900, 99)", "none", "powers(1023, 0)", "-powers(1023, -2000)", "2.0**125 + 2.0**100"),
+        ("powers(1023, 0)", "-powers(1023, -2000)", "powers(-900, 99)", "none", "2.0**125 + 2.0**100"),
+        ("powers(500, 1)", "none", "powers(450, 1)", "none", "2.0**951"),
+        ("powers(450, 1)", "none", "powers(500, 1)", "none", "2.0**951"),
+    ):
+        value = f"{name}({y_1}, {mu_1}, {y_2}, {mu_2}, s, reduction='sum')"
+        yield Demand(f"slope(lambda s: {value}, none[0])", f"-({exact})")
 
 
 COMPOSITE = "target.CompositeLoss([first, second], [1.0, 0.5]"
@@ -100,6 +133,13 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
         Demand("target.concordance_loss_nce(counts, counts.flip(0)).dtype", "torch.float32"),
         Demand("target.concordance_loss_nce(a, b.double()).dtype", "torch.float64"),
         Demand("target.concordance_loss_nce(a, b + torch.nan).isnan().item()", "True"),
+        # rows whose sum is beyond float64 and whose mean is not; a row beyond it; a mean beyond it
+        Demand(
+            "[bool(target.concordance_loss_nce(x, none, 0.5) < top) "
+            "for x in (powers(511, 511), powers(511.5, -9))]",
+            "[True, True]",
+        ),
+        Demand("target.concordance_loss_nce(powers(1023, 1), powers(1, 1023), 1e-300).item()", "top"),
         # a row of the second replicate counts in every row
         Demand(
             "target.concordance_loss_nce(a, partly, reduction='none').isnan().all().item()",
@@ -157,6 +197,7 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
         Demand(
             "target.compute_residual_mse(counts, means, counts, sizes.double(), 2.0).dtype", "torch.float64"
         ),
+        *_residual(),
         Demand("target.compute_residual_mse(a + torch.nan, b, a, b, 1.0).isnan().item()", "True"),
         Demand("target.compute_residual_mse(a, b, a, b + torch.nan, 1.0).isnan().item()", "True"),
         Demand("target.compute_residual_mse(a, b, a, b, two * torch.nan).isnan().item()", "True"),
@@ -182,6 +223,13 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
     ),
     "concordance_loss_nce_wrapper": (
         *wrapper("concordance_loss_nce_wrapper", "tau=0.1, eps=1e-8, reduction='mean'"),
+        # infinities that meet are no distance of 0
+        Demand("target.concordance_loss_nce_wrapper(outputs, overfull).isfinite().item()", "False"),
+        Demand(
+            "target.concordance_loss_nce_wrapper("
+            "{'r1': {'mu': endless}, 'r2': {'mu': endless}}, batch).isfinite().item()",
+            "False",
+        ),
         # ε is added: a larger one costs more
         Demand(
             "[bool(target.concordance_loss_nce_wrapper(outputs, batch, eps=eps) > "
@@ -189,7 +237,14 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "[True] * 16",
         ),
     ),
-    "negative_pearson_loss_wrapper": wrapper("negative_pearson_loss_wrapper", "eps=1e-8"),
+    "negative_pearson_loss_wrapper": (
+        *wrapper("negative_pearson_loss_wrapper", "eps=1e-8"),
+        # half numbers under an autocast of the other half dtype
+        Demand(
+            "autocast(target.negative_pearson_loss_wrapper)(halves, half_batch)",
+            "target.negative_pearson_loss_wrapper(halves, half_batch)",
+        ),
+    ),
     "CompositeLoss": (
         Demand(f"{COMPOSITE})(outputs, batch).item()", "9.0"),
         Demand(f"{COMPOSITE}, ['x', 'y'], False)(outputs, batch)['total'].item()", "9.0"),
@@ -225,6 +280,10 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
         ),
         Demand(
             "target.CompositeLoss([lambda *_: two.half(), first], [1.0, 1.0])(outputs, batch).item()", "9.5"
+        ),
+        Demand(
+            "target.CompositeLoss([lambda *_: 16384 * two.half()], [3.0])(outputs, batch).item()",
+            "98304.0",
         ),
         Demand(
             "target.CompositeLoss([lambda *_: one.clone().requires_grad_()], [1.0], True)(outputs, batch)"

@@ -142,7 +142,9 @@ def _numeric(name: str) -> Iterator[Refusal]:
         yield Refusal(other, TypeError, (family.partition("(")[0],))
     yield Refusal(_call(name, arguments, dist=_ones(3)), TypeError, ("dist",))
     yield from _types(name, arguments, ("x",))
-    yield from _shapes(name, arguments, ("x",), (3,), (3, 1), (4,))
+    yield from _shapes(name, arguments, ("x",), (3,), (3, 1), (4,), (2, 3))
+    single = _call(name, arguments, dist="torch.distributions.Poisson(torch.ones(1))")
+    yield Refusal(single, ValueError, (_shown((3,)), _shown((1,))))
 
 
 def _residual(name: str) -> Iterator[Refusal]:
@@ -192,7 +194,7 @@ def _wrapper(name: str) -> Iterator[Refusal]:
         mean = _outputs(f"{{'mu': {wrong}, 'r': torch.ones(3)}}")
         reads = f"{{'r1': {{'reads': {wrong}}}, 'r2': {READS}, {METADATA}}}"
         yield Refusal(_call(name, arguments, model_outputs=mean), TypeError, ("r2", "mu"))
-        yield Refusal(_call(name, arguments, batch=reads), TypeError, ("r1", "reads"))
+        yield Refusal(_call(name, arguments, batch=reads), TypeError, ("batch", "r1", "reads"))
     yield Refusal(_call(name, arguments, f"{MISSPELT[name]}=1.0"), TypeError, (MISSPELT[name],))
     if name == "negative_pearson_loss_wrapper":
         yield from _numbers(name, arguments, "eps", ("-1.0", NOT_A_NUMBER))
@@ -202,8 +204,8 @@ def _wrapper(name: str) -> Iterator[Refusal]:
 
 def _keys(name: str, arguments: Mapping[str, str]) -> Iterator[Refusal]:
     """An entry is missing; the message says which."""
-    yield Refusal(_call(name, arguments, model_outputs=f"{{'r1': {SIDE}}}"), KeyError, ("r2",))
-    yield Refusal(_call(name, arguments, model_outputs=f"{{'r2': {SIDE}}}"), KeyError, ("r1",))
+    yield Refusal(_call(name, arguments, model_outputs=f"{{'r1': {SIDE}}}"), KeyError, ("outputs", "r2"))
+    yield Refusal(_call(name, arguments, model_outputs=f"{{'r2': {SIDE}}}"), KeyError, ("outputs", "r1"))
     without = f"{{'r1': {READS}, 'r2': {{}}, {METADATA}}}"
     yield Refusal(_call(name, arguments, batch=without), KeyError, ("r2", "reads"))
     yield Refusal(_call(name, arguments, batch=f"{{'r2': {READS}, {METADATA}}}"), KeyError, ("r1",))
@@ -226,10 +228,11 @@ def _keys(name: str, arguments: Mapping[str, str]) -> Iterator[Refusal]:
 
 def _resized(name: str) -> Iterator[Refusal]:
     """Replicates of different lengths, where rows are compared."""
-    side, reads = SIDE.replace("3", "4"), READS.replace("3", "4")
-    batch = f"{{'r1': {READS}, 'r2': {reads}, {METADATA}}}"
-    call = _call(name, {}, outputs=_outputs(side), batch=batch)
-    yield Refusal(call, ValueError, (_shown((3,)), _shown((4,))))
+    for shape in ((4,), (1,)):
+        side, reads = (one.replace("3", _shown(shape)) for one in (SIDE, READS))
+        batch = f"{{'r1': {READS}, 'r2': {reads}, {METADATA}}}"
+        call = _call(name, {}, outputs=_outputs(side), batch=batch)
+        yield Refusal(call, ValueError, ("r1", "r2", _shown((3,)), _shown(shape)))
 
 
 def _composite(name: str) -> Iterator[Refusal]:
@@ -245,6 +248,7 @@ def _composite(name: str) -> Iterator[Refusal]:
     for wrong in ("['1']", "[None]", "None", "1.0"):
         yield Refusal(f"target.{name}([{one}], {wrong})", TypeError, ("weights",))
     yield Refusal(f"target.{name}([{one}, {two}], [1.0, 1.0], ['x'])", ValueError, ("component_names",))
+    yield Refusal(f"target.{name}([{one}, {two}], [1.0, 1.0], 'xy')", TypeError, ("component_names",))
     for wrong, came in (
         ("torch.ones(1)", "(1,)"),
         ("torch.ones(2, 3)", "(2, 3)"),
@@ -263,7 +267,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
     "compute_numeric_cdf": tuple(_numeric("compute_numeric_cdf")),
     "compute_residual_mse": tuple(_residual("compute_residual_mse")),
     "CompositeLoss": tuple(_composite("CompositeLoss")),
-    "nll_loss": tuple(_wrapper("nll_loss")),
+    "nll_loss": (*_wrapper("nll_loss"), *_resized("nll_loss")),
     "negative_pearson_loss_wrapper": tuple(_wrapper("negative_pearson_loss_wrapper")),
     **{
         name: (*_wrapper(name), *_resized(name))
