@@ -1,5 +1,7 @@
 """What the losses of counts must give: edges of the distribution, wide and narrow integers, constants."""
 
+from collections.abc import Iterator
+
 from refimpl.conformance.spec import Demand
 
 __all__ = ["COUNT_DEMANDS", "wrapper"]
@@ -61,6 +63,29 @@ def _invalid(name: str) -> tuple[Demand, ...]:
         Demand(f"slope(lambda mu: target.{name}(counts, mu, sizes).sum(), two) != 0.0", "True"),
         Demand(f"target.{name}(counts, means, sizes - 1).isnan().tolist()", "[False, True, True, False]"),
     )
+
+
+def _residual() -> Iterator[Demand]:
+    name = "target.compute_residual_mse"
+    # an infinity of the inputs is none that saturates
+    yield Demand(
+        f"[{name}(*(x + torch.inf if i == k else x for i in range(4)), 1.0).isfinite().item() "
+        "for x in (a, a.double()) for k in range(4)]",
+        "[False] * 8",
+    )
+    # the factor of the rows is 1
+    yield Demand(f"slope(lambda s: {name}(a[:2], b[:2], b[:2], a[:2], s), two)", "1.5")
+    # 0 times what is huge
+    yield Demand(f"{name}(powers(1000, 0), none, powers(1000, 0), none, 0.0).item()", "top")
+    # the derivative in s at 0 is -2 Σ (y1 - mu1) (y2 - mu2): differences and products beyond the range
+    for y_1, mu_1, y_2, mu_2, exact in (
+        ("powers(-900, 99)", "none", "powers(1023, 0)", "-powers(1023, -2000)", "2.0**125 + 2.0**100"),
+        ("powers(1023, 0)", "-powers(1023, -2000)", "powers(-900, 99)", "none", "2.0**125 + 2.0**100"),
+        ("powers(500, 1)", "none", "powers(450, 1)", "none", "2.0**951"),
+        ("powers(450, 1)", "none", "powers(500, 1)", "none", "2.0**951"),
+    ):
+        value = f"{name}({y_1}, {mu_1}, {y_2}, {mu_2}, s, reduction='sum')"
+        yield Demand(f"slope(lambda s: {value}, none[0])", f"-({exact})")
 
 
 BINOMIAL = "torch.distributions.NegativeBinomial"
@@ -134,6 +159,52 @@ COUNT_DEMANDS: dict[str, tuple[Demand, ...]] = {
         Demand(
             "target.quantile_absolute_loss_wrapper(outputs, batch, validate=True)",
             "target.quantile_absolute_loss_wrapper(outputs, batch)",
+        ),
+    ),
+    "compute_residual_mse": (
+        Demand(
+            "target.compute_residual_mse(counts, means, counts, sizes, 2.0)",
+            "target.compute_residual_mse(counts, means, counts, sizes, two.expand(4), reduction='mean')",
+        ),
+        Demand(
+            "target.compute_residual_mse(bytes_, others, others, bytes_, 1.0, reduction='sum').item()",
+            "160100.0",
+        ),
+        Demand(
+            "target.compute_residual_mse(ramp, 0 * ramp, ramp, 0 * ramp, 2.0, reduction='sum').item()",
+            "5000 * 4999 * 9999 / 6",
+        ),
+        Demand("target.compute_residual_mse(counts, counts, counts, counts, 2).dtype", "torch.float32"),
+        # a ratio for every row
+        Demand(
+            "target.compute_residual_mse(counts, means, counts, sizes, means)",
+            "target.compute_residual_mse(counts, means, means * counts, means * sizes, 1.0)",
+        ),
+        Demand(
+            "target.compute_residual_mse(counts, means, counts, sizes.double(), 2.0).dtype", "torch.float64"
+        ),
+        *_residual(),
+        Demand("target.compute_residual_mse(a + torch.nan, b, a, b, 1.0).isnan().item()", "True"),
+        Demand("target.compute_residual_mse(a, b, a, b + torch.nan, 1.0).isnan().item()", "True"),
+        Demand("target.compute_residual_mse(a, b, a, b, two * torch.nan).isnan().item()", "True"),
+    ),
+    "replicate_concordance_mse_loss": (
+        *wrapper("replicate_concordance_mse_loss", "reduction='mean'"),
+        Demand(
+            "target.replicate_concordance_mse_loss(outputs, batch)",
+            "target.replicate_concordance_mse_loss(outputs, number)",
+        ),
+        Demand(
+            "target.replicate_concordance_mse_loss(outputs, batch)",
+            "target.replicate_concordance_mse_loss(outputs, column)",
+        ),
+        Demand(
+            "target.replicate_concordance_mse_loss(outputs, {**batch, **ratios(means[:, None])})",
+            "target.replicate_concordance_mse_loss(outputs, {**batch, **ratios(means)})",
+        ),
+        Demand(
+            "target.replicate_concordance_mse_loss(outputs, {**batch, **ratios(means)}, reduction='none')[3]",
+            "target.replicate_concordance_mse_loss(outputs, {**batch, **ratios(2.0)}, reduction='none')[3]",
         ),
     ),
 }
