@@ -26,6 +26,8 @@ def _invalid(name: str) -> tuple[Demand, ...]:
     call = f"target.{name}(counts, means, sizes)"
     below_zero = {"negative_binomial_cdf": "0.0", "negative_binomial_sf": "1.0"}
     edge, total = below_zero[name], {"0.0": "4999.0", "1.0": "1.0"}[below_zero[name]]
+    # 1 - F(1) is r (log(mu / r) - 1) there, and r / mu is no number
+    lowest, highest = {"0.0": ("1.0", "1.0"), "1.0": ("8.04e-198", "8.06e-198")}[edge]
     return (
         Demand(f"target.{name}(counts, means, sizes, validate=True)", call),
         Demand(
@@ -35,6 +37,10 @@ def _invalid(name: str) -> tuple[Demand, ...]:
         Demand(f"target.{name}(counts, means, two)", f"target.{name}(counts, means, two.expand(4))"),
         Demand(f"target.{name}(counts, two, sizes)", f"target.{name}(counts, two.expand(4), sizes)"),
         Demand(f"target.{name}(counts.double(), means, sizes)", call),
+        Demand(
+            f"{lowest} <= target.{name}(ramp[1:2], 1e150 + none[:1], 1e-200 + none[:1]).item() <= {highest}",
+            "True",
+        ),
         # counts beyond the narrow integer types, and in the narrowest that holds them
         Demand(
             f"target.{name}(many, wide_means, wide_means)",
