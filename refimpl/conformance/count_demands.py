@@ -26,8 +26,10 @@ def _invalid(name: str) -> tuple[Demand, ...]:
     call = f"target.{name}(counts, means, sizes)"
     below_zero = {"negative_binomial_cdf": "0.0", "negative_binomial_sf": "1.0"}
     edge, total = below_zero[name], {"0.0": "4999.0", "1.0": "1.0"}[below_zero[name]]
-    # 1 - F(1) is r (log(mu / r) - 1) there, and r / mu is no number
+    # r / mu is no number, and 1 - F(1) is r (log(mu / r) - 1)
     lowest, highest = {"0.0": ("1.0", "1.0"), "1.0": ("8.04e-198", "8.06e-198")}[edge]
+    # 1 - F(2) is r (log(9/4) - 115/162), give and take its bound
+    least, most = {"0.0": ("1.0", "1.0"), "1.0": ("3.559213264912317e-134", "3.5592132649131605e-134")}[edge]
     return (
         Demand(f"target.{name}(counts, means, sizes, validate=True)", call),
         Demand(
@@ -39,6 +41,10 @@ def _invalid(name: str) -> tuple[Demand, ...]:
         Demand(f"target.{name}(counts.double(), means, sizes)", call),
         Demand(
             f"{lowest} <= target.{name}(ramp[1:2], 1e150 + none[:1], 1e-200 + none[:1]).item() <= {highest}",
+            "True",
+        ),
+        Demand(
+            f"{least} <= target.{name}(ramp[2:3], 1.25 * powers(-440), powers(-440)).item() <= {most}",
             "True",
         ),
         # counts beyond the narrow integer types, and in the narrowest that holds them
