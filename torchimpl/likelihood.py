@@ -95,7 +95,9 @@ def nll_loss(
         4.0
     """
     reduction = checks.reduction(reduction, REDUCTIONS)
-    paired = isinstance(model_outputs, Mapping) and ("r1" in model_outputs or "r2" in model_outputs)
+    if not isinstance(model_outputs, Mapping):
+        raise TypeError(f"model_outputs must be a mapping, got {type(model_outputs).__name__}")
+    paired = "r1" in model_outputs or "r2" in model_outputs
     replicates = [
         aligned(model_outputs, batch, replicate, ("mu", "r"))
         for replicate in (("r1", "r2") if paired else (None,))
