@@ -225,7 +225,7 @@ def test_oracles_run_without_numba_and_answer_the_same():
     import refimpl
 
     arguments = ([[1e300, 5.0], [3.0, 0.1]], [[0.0, 5.0], [1e-3, 0.3]], [[True, True], [True, False]])
-    with loaded("refimpl", "plain", None) as plain:
+    with loaded("refimpl", "oracles_without_numba", None) as plain:
         assert not hasattr(plain.arithmetic.two_sum, "py_func")
         assert plain.masked_mse(*arguments) == refimpl.masked_mse(*arguments)
         assert plain.arithmetic.dd_div((1.0, 0.0), (0.0, 0.0)) == (float("inf"), 0.0)
