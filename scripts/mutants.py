@@ -2,7 +2,7 @@
 
 Every mutant is a whole package loaded afresh under another name with one node of one module changed, given to
 `refimpl.conformance.verify` as somebody's implementation. A survivor is a change that no check saw: a better
-check is missing, or the change is equivalent. Those that have been looked at are in mutation/known.toml.
+check is missing, or the change is equivalent. Those that have been looked at are in mutation/known/.
 
     python scripts/mutants.py                                   # a sample over all modules
     python scripts/mutants.py --module pearson --all

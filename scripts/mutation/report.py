@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from . import known
+from . import verdicts
 from .campaign import Result
 from .plan import CAPS, TESTS
 from .worker import TIMEOUT
@@ -76,7 +76,7 @@ def rows(results: Iterable[Result], made: Mapping[tuple[str, str, str], int]) ->
 
 
 def _count(row: Row, result: Result) -> None:
-    entry = known.verdict_of(result.mutation)
+    entry = verdicts.verdict_of(result.mutation)
     if result.by == TIMEOUT:
         row.timeout += 1
     elif result.by:
@@ -126,7 +126,7 @@ def _listed(found: Sequence[Row]) -> list[str]:
         ordered = sorted(row.survivors, key=lambda result: (result.mutation.lineno, result.mutation.change))
         texts = []
         for result in ordered:
-            entry = known.verdict_of(result.mutation)
+            entry = verdicts.verdict_of(result.mutation)
             reason = f" ({entry.reason})" if entry else ""
             texts.append(f"- {result.mutation.kind}: {_code(result.mutation.change)}{reason}")
         if texts:
