@@ -218,7 +218,7 @@ def test_a_picture_has_a_bar_for_every_kind_of_ratio():
             r'd="M \S+ (\S+) L \S+ \S+ L \S+ (\S+) [^"]*"[^>]*var\(--float16\)', picture
         )
     ]
-    # nine inputs beside one; coordinates have six decimals: two in the first height, three times two in the other
+    # nine inputs beside one; coordinates have six decimals: two in the first height, six in 3 · second
     assert abs(heights[0] - 3 * heights[1]) <= 8 * 5e-7
     assert {"0", "1", "1e-3", "inf", "float16"} <= set(re.findall(r">([^<>]+)</text>", picture))
 
