@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +43,36 @@ def _magnitude(*tensors: Tensor) -> Tensor:
             finite = tensor.abs().nan_to_num(nan=0.0, posinf=0.0)
             largest = torch.maximum(largest, finite.amax())
     return torch.frexp(largest).exponent
+
+
+class Scaled(NamedTuple):
+    """Inputs multiplied by one power of two, and what the powers of 1/τ become by it (0-dim tensors)."""
+
+    x: Tensor
+    y: Tensor
+    inverse_tau: Tensor  # 1/τ in scaled units
+    gradient_factor: Tensor  # 2/τ of a scaled difference
+    two_over_tau: Tensor
+
+
+def scaled(x: Tensor, y: Tensor, tau: float) -> Scaled:
+    """x, y multiplied by 2**k with τ·4**k in [1/2, 2), or less if sums of B differences would overflow."""
+    top = _top(x.dtype)
+    mantissa, exponent = math.frexp(tau)
+    room = top - 3 - len(x).bit_length()
+    k = (room - _magnitude(x, y)).clamp(max=-(exponent // 2))
+    scale = power_of_two(k, x.dtype)
+
+    def factor(power: Tensor) -> Tensor:
+        return power_of_two(power.clamp(2 - top, top - 3), x.dtype) / mantissa
+
+    return Scaled(
+        x * scale,
+        y * scale,
+        inverse_tau=factor(-(exponent + 2 * k)),
+        gradient_factor=factor(1 - exponent - k),
+        two_over_tau=factor(torch.full_like(k, 1 - exponent)),
+    )
 
 
 class Pairs:
@@ -77,7 +108,7 @@ class Pairs:
         # NaN as soon as an input that counts is not finite: row i sees x_i and every y
         self.poison_y = (y * 0).sum()
         self.poison = (x * 0).sum(1) + self.poison_y
-        self._scale(x, y, tau)
+        self.x, self.y, self.inverse_tau, self.gradient_factor, self.two_over_tau = scaled(x, y, tau)
         self.y_rows = self.y.T.contiguous()
         self._buffers = [x.new_empty(self.rows, batch) for _ in range(3)]
         self.nearest = self._nearest() if nearest is None else nearest
@@ -85,22 +116,6 @@ class Pairs:
         if wide and nearest is None:
             self._refine()
             self._anchor(eps)
-
-    def _scale(self, x: Tensor, y: Tensor, tau: float) -> None:
-        """x, y *= 2**k with τ·4**k in [1/2, 2), or less if sums of B differences would overflow."""
-        top = _top(x.dtype)
-        mantissa, exponent = math.frexp(tau)
-        room = top - 3 - self.batch.bit_length()
-        k = (room - _magnitude(x, y)).clamp(max=-(exponent // 2))
-        scale = power_of_two(k, x.dtype)
-        self.x, self.y = x * scale, y * scale
-
-        def factor(power: Tensor) -> Tensor:
-            return power_of_two(power.clamp(2 - top, top - 3), self.dtype) / mantissa
-
-        self.inverse_tau = factor(-(exponent + 2 * k))  # 1/τ in scaled units
-        self.gradient_factor = factor(1 - exponent - k)  # 2/τ of a scaled difference
-        self.two_over_tau = factor(torch.full_like(k, 1 - exponent))
 
     def _shrink(self, *tensors: Tensor) -> Tensor:
         """A power of two that keeps a sum of D squares of the differences finite."""

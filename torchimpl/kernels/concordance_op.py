@@ -13,18 +13,21 @@ import torch
 from torch import Tensor
 
 from torchimpl.kernels.concordance import Pairs, loss_curvature, loss_gradient, loss_rows
+from torchimpl.kernels.concordance_cpu import applicable, gradient_sorted, rows_sorted
 
 _Optional: TypeAlias = Tensor | None
 
 
 @torch.library.custom_op("proven_losses::concordance_rows", mutates_args=())
 def _rows_op(
-    x: Tensor, y: Tensor, *, tau: float, eps: float, rows: int, wide: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss and anchor of every row, (B,), and the normaliser, (2, B)."""
+    x: Tensor, y: Tensor, *, tau: float, eps: float, rows: int, wide: bool, impl: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss and anchor of every row, (B,), the normaliser and the slopes, (2, B) (of `rows_sorted`, or 0)."""
+    if applicable(x, y, impl):
+        return rows_sorted(x, y, tau, eps)
     pairs = Pairs(x, y, tau=tau, eps=eps, rows=rows, wide=wide)
     losses, normaliser = loss_rows(pairs)
-    return losses, pairs.nearest, normaliser
+    return losses, pairs.nearest, normaliser, torch.zeros_like(normaliser)
 
 
 @torch.library.custom_op("proven_losses::concordance_gradient", mutates_args=())
@@ -34,13 +37,17 @@ def _gradient_op(
     y: Tensor,
     nearest: Tensor,
     normaliser: Tensor,
+    slopes: Tensor,
     *,
     tau: float,
     eps: float,
     rows: int,
     wide: bool,
+    impl: str,
 ) -> tuple[Tensor, Tensor]:
-    """Vector-Jacobian product of the row losses, recomputed block by block."""
+    """Vector-Jacobian product of the row losses, from the slopes or recomputed block by block."""
+    if applicable(x, y, impl):
+        return gradient_sorted(cotangent, x, y, slopes, tau, eps)
     pairs = Pairs(x, y, tau=tau, eps=eps, rows=rows, wide=wide, nearest=nearest)
     return loss_gradient(pairs, cotangent, normaliser)
 
@@ -59,6 +66,7 @@ def _curvature_op(
     eps: float,
     rows: int,
     wide: bool,
+    impl: str,  # noqa: ARG001 - the options of all operators are the same
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Vector-Jacobian product of `_gradient_op` with (ux, uy), for cotangent, x and y."""
     pairs = Pairs(x, y, tau=tau, eps=eps, rows=rows, wide=wide, nearest=nearest)
@@ -66,9 +74,10 @@ def _curvature_op(
 
 
 @_rows_op.register_fake
-def _(x: Tensor, *_tensors: Tensor, **_options: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _(x: Tensor, *_tensors: Tensor, **_options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch = x.shape[0]
-    return x.new_empty(batch), x.new_empty(batch, dtype=torch.int64), x.new_empty(2, batch)
+    nearest = x.new_empty(batch, dtype=torch.int64)
+    return x.new_empty(batch), nearest, x.new_empty(2, batch), x.new_empty(2, batch)
 
 
 @_gradient_op.register_fake
@@ -106,16 +115,15 @@ class _Rows(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        outputs: tuple[Tensor, Tensor, Tensor] = _rows_op(x, y, **options)
+    def forward(x: Tensor, y: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _rows_op(x, y, **options)
         return outputs
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, y, ctx.options = inputs
-        _, nearest, normaliser = output
-        ctx.mark_non_differentiable(nearest, normaliser)
-        ctx.save_for_backward(x, y, nearest, normaliser)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(x, y, *output[1:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[_Optional, ...]:
@@ -133,21 +141,22 @@ class _Gradient(torch.autograd.Function):
         y: Tensor,
         nearest: Tensor,
         normaliser: Tensor,
+        slopes: Tensor,
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
-        outputs: tuple[Tensor, Tensor] = _gradient_op(cotangent, x, y, nearest, normaliser, **options)
+        outputs: tuple[Tensor, Tensor] = _gradient_op(cotangent, x, y, nearest, normaliser, slopes, **options)
         return outputs
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004
-        *tensors, ctx.options = inputs
+        *tensors, _slopes, ctx.options = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[_Optional, ...]:
-        # how normaliser depends on x and y is part of the formula
+        # how normaliser and slopes depend on x and y is part of the formula
         g_cotangent, gx, gy = _Curvature.apply(*grads, *ctx.saved_tensors, ctx.options)
-        return g_cotangent, gx, gy, None, None, None
+        return g_cotangent, gx, gy, None, None, None, None
 
 
 class _Curvature(torch.autograd.Function):
@@ -179,18 +188,17 @@ class _Curvature(torch.autograd.Function):
 
 
 def concordance_rows(
-    x: Tensor, y: Tensor, *, tau: float, eps: float, rows: int, wide: bool
+    x: Tensor, y: Tensor, *, tau: float, eps: float, rows: int, wide: bool, impl: str = "auto"
 ) -> tuple[Tensor, Tensor]:
     """Loss of every row and index of the source nearest to it, (B,), for (B, D) inputs in the working dtype.
 
-    See `Pairs` for the options.
+    See `Pairs` and `applicable` for the options.
 
     Example:
         >>> x = torch.zeros(3, 1, dtype=torch.float64)
         >>> concordance_rows(x, x, tau=1.0, eps=0.0, rows=0, wide=False)[0]  # log 3
         tensor([1.0986, 1.0986, 1.0986], dtype=torch.float64)
     """
-    outputs: tuple[Tensor, Tensor, Tensor] = _Rows.apply(
-        x, y, {"tau": tau, "eps": eps, "rows": rows, "wide": wide}
-    )
+    options = {"tau": tau, "eps": eps, "rows": rows, "wide": wide, "impl": impl}
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _Rows.apply(x, y, options)
     return outputs[0], outputs[1]

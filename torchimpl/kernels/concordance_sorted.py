@@ -1,0 +1,412 @@
+"""InfoNCE of scalar residuals (D = 1) in O(B log B): sorted windows and blocks of Taylor polynomials.
+
+Rows and sources are sorted. With n the source nearest to row x (the row's own where no other is nearer),
+
+    e_j = ((x-n)² - (x-y_j)²)/τ = 2/τ (y_j - n)(x - n/2 - y_j/2) <= 0
+
+is the exponent of source j; the products are of differences, x - n/2 is kept as a sum of two numbers. Sources
+with e_j < -CUT weigh less than a unit roundoff together. Both ends of what is left, the window, move to the
+right with x, so that rows next to each other see almost the same sources.
+
+A group of rows x = c + u and a block of sources y = d + v see each other through
+
+    e_j = a(x) + v (2(c-d) - v)/τ + 2uv/τ,   a(x) the exponent of the point d,
+
+one exponential per row, one per source, and a Taylor polynomial of exp(2uv/τ) with |2uv/τ| <= RHO: all terms are
+positive, each has its own relative error, and no weight is assumed to be large. Group by group the row sums are
+found first, then the sums over rows with the weights that follow from them. A row whose own source has most of
+the weight (total below DOMINATED) is summed source by source, without its own term: 1 - p_ii keeps its digits.
+There are few such rows in any window, because two of them, i and k, are apart: (x_i-x_k)(y_i-y_k) > 1.3 τ.
+
+docs/infonce.md derives the error and the cost.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from torchimpl.kernels.elementary_cpu import CONTRACT, inlined, power_of_two, reduced
+
+Array = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+TERMS = 19
+RHO = 1.0  # e/19! and what follows is below 3e-17
+DOMINATED = 1.25
+# rows or sources that are worked on at a time
+STRIP = 1024
+# a pair alone costs an exponential; a row or source of a block an exponential and two polynomials
+PAIR_COST, POINT_COST = 1.4, 8.0
+# exponents in a block differ by at most so much: none of its exponentials leaves the range
+SPREAD = 100.0
+LOWEST = -708.0
+FACTORIALS = np.array([1.0 / math.factorial(m) for m in range(TERMS)])
+
+compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=set(CONTRACT))
+# sums and products only: any order of them has the same bound
+summed = njit(nogil=True, cache=True, error_model="numpy", fastmath={*CONTRACT, "reassoc", "nsz"})
+
+
+@inlined
+def weight(exponent: float) -> float:
+    """The exponential of an exponent below 709; 0 below -708, where subnormal numbers would be slow."""
+    n, growth = reduced(max(exponent, LOWEST))
+    return (1.0 + growth) * power_of_two(n) if exponent >= LOWEST else 0.0
+
+
+@inlined
+def halves(x: float, n: float) -> tuple[float, float]:
+    """The difference x - n/2 as a sum of two numbers."""
+    half = 0.5 * n
+    high = x - half
+    back = high - x
+    return high, (x - (high - back)) - (half + back)
+
+
+@inlined
+def excess(high: float, low: float, n: float, y: float) -> float:
+    """τ/2 times the exponent of y for the row whose x - n/2 is high + low."""
+    return (y - n) * ((high - 0.5 * y) + low)
+
+
+@compiled
+def find_windows(xs: Array, ys: Array, own: Places, reach: float, first: Places, last: Places, anchor: Places) -> None:
+    """The window of every row, first <= j < last, and its anchor.
+
+    Args:
+        xs: rows, sorted.
+        ys: sources, sorted.
+        own: place of each row's own source.
+        reach: τ/2 · CUT.
+        first: result.
+        last: result.
+        anchor: result, the place of the nearest source: the row's own where no other is nearer.
+    """
+    near, left, right, count = 0, 0, 0, len(ys)
+    for i in range(len(xs)):
+        x = xs[i]
+        while near < count and ys[near] < x:
+            near += 1
+        best = min(near, count - 1)
+        if near > 0:
+            high, low = halves(x, ys[best])
+            if near == count or excess(high, low, ys[best], ys[near - 1]) >= 0.0:
+                best = near - 1
+        high, low = halves(x, ys[best])
+        if excess(high, low, ys[best], ys[own[i]]) >= 0.0:
+            best = own[i]
+            high, low = halves(x, ys[best])
+        n = ys[best]
+        while excess(high, low, n, ys[left]) < -reach:
+            left += 1
+        right = max(right, left)
+        while right < count and excess(high, low, n, ys[right]) >= -reach:
+            right += 1
+        first[i], last[i], anchor[i] = left, right, best
+
+
+@summed
+def add_moments(weights: Array, z: Array, count: int, moments: Array) -> None:
+    """moments[m] += Σ_j weights_j z_j^m for m = 0 ... TERMS; the weights are used up."""
+    for m in range(0, TERMS + 1, 4):
+        m0, m1, m2, m3 = 0.0, 0.0, 0.0, 0.0
+        for j in range(count):
+            step, term = z[j], weights[j]
+            m0 += term
+            term *= step
+            m1 += term
+            term *= step
+            m2 += term
+            term *= step
+            m3 += term
+            weights[j] = term * step
+        moments[m] += m0
+        moments[m + 1] += m1
+        moments[m + 2] += m2
+        moments[m + 3] += m3
+
+
+@compiled
+def taylor(moments: Array, product: float, radius: float, series: Array, slopes: Array) -> None:
+    """Coefficients of Σ_j w_j exp(product·z_j·t) in t, and of the same sum with w_j·radius·z_j."""
+    power = 1.0
+    for m in range(TERMS):
+        factor = power * FACTORIALS[m]
+        series[m] = factor * moments[m]
+        slopes[m] = radius * factor * moments[m + 1]
+        power *= product
+
+
+@compiled
+def add_polynomials(
+    scale: Array, t: Array, origin: float, points: Array, series: Array, slopes: Array, total: Array, moment: Array
+) -> None:
+    """total += scale·p(t), moment += scale·(q(t) + (origin - points)·p(t))."""
+    for i in range(len(total)):
+        v = t[i]
+        p, q = series[TERMS - 1], slopes[TERMS - 1]
+        for m in range(TERMS - 2, -1, -1):
+            p = p * v + series[m]
+            q = q * v + slopes[m]
+        total[i] += scale[i] * p
+        moment[i] += scale[i] * (q + (origin - points[i]) * p)
+
+
+class Rows(NamedTuple):
+    """Sorted rows and what is known or found of each; all of shape (B,)."""
+
+    x: Array
+    anchor: Array  # n, the nearest source
+    high: Array  # high + low = x - n/2
+    low: Array
+    own: Array  # the row's own source
+    own_place: Places
+    anchor_place: Places
+    first: Places  # the window
+    last: Places
+    cotangent: Array
+    loss: Array  # result
+    slope: Array  # result: τ/2 dL/dx
+    peak: Array  # result: the largest exponent, that of ε included
+    total: Array  # result: Σ exp(exponent - peak)
+
+
+@compiled
+def settle(rows: Rows, i: int, rest: float, moment: float, scale: float, log_eps: float) -> tuple[float, float]:
+    """Write loss, slope, peak and total of a row.
+
+    Args:
+        rows: all rows.
+        i: the row.
+        rest: sum of all weights but the anchor's 1.
+        moment: Σ_j weight_j (y_j - n).
+        scale: 2/τ.
+        log_eps: log ε.
+
+    Returns:
+        p of a source of weight 1, and p of ε.
+    """
+    x, n, own = rows.x[i], rows.anchor[i], rows.own[i]
+    # without ε no distance, not even an infinite one, makes it count
+    eps_exponent = log_eps if log_eps == -math.inf else log_eps + 0.5 * scale * (x - n) * (x - n)
+    peak = max(0.0, min(eps_exponent, 1e300))
+    shrink, eps_weight = math.exp(-peak), math.exp(min(eps_exponent, 1e300) - peak)
+    sources = shrink + rest * shrink
+    total = sources + eps_weight
+    log_sources = math.log1p(rest)
+    above = max(log_sources, eps_exponent)
+    below = min(log_sources, eps_exponent)
+    both = above if below == -math.inf else above + math.log1p(math.exp(below - above))
+    rows.loss[i] = both - scale * excess(rows.high[i], rows.low[i], n, own)
+    rows.peak[i], rows.total[i] = peak, total
+    share, eps_share = shrink / total, eps_weight / total
+    rows.slope[i] = eps_share * (x - own) + ((sources / total) * (n - own) + share * moment)
+    return share, eps_share
+
+
+@compiled
+def sum_row(
+    rows: Rows, i: int, sources: Array, scale: float, log_eps: float, weights: Array, columns: Array
+) -> None:
+    """One row, source by source; its own term is left out of what the others add up to."""
+    first, last, place = rows.first[i], rows.last[i], rows.anchor_place[i]
+    high, low, n, x = rows.high[i], rows.low[i], rows.anchor[i], rows.x[i]
+    rest, moment = 0.0, 0.0
+    for j in range(first, last):
+        weights[j - first] = weight(scale * excess(high, low, n, sources[j]))
+    weights[place - first] = 0.0
+    for j in range(first, last):
+        rest += weights[j - first]
+        moment += weights[j - first] * (sources[j] - n)
+    share, eps_share = settle(rows, i, rest, moment, scale, log_eps)
+    weights[place - first] = 1.0
+    own = rows.own_place[i]
+    if own == place:
+        others = rest
+    elif first <= own < last:
+        others = (rest - weights[own - first]) + 1.0
+    else:
+        others = rest + 1.0
+    if first <= own < last:
+        weights[own - first] = 0.0
+    factor = rows.cotangent[i] * share
+    for j in range(first, last):
+        columns[j] += factor * weights[j - first] * (x - sources[j])
+    columns[own] -= rows.cotangent[i] * (others * share + eps_share) * (x - sources[own])
+
+
+@compiled
+def cut(sources: Array, first: int, last: int, centre: float, radius: float, tau: float, starts: Places) -> int:
+    """Cut a window into blocks; return how many, their starts in `starts`, `last` behind them.
+
+    A block is so narrow that |2uv/τ| <= RHO, that the anchor's neighbours weigh what their distance matters, and
+    that its exponents, seen from the group's centre, differ by at most SPREAD.
+    """
+    widest = 2.0 * math.sqrt(RHO * tau)
+    if radius > 0.0:
+        widest = min(widest, RHO * tau / radius)
+    room = SPREAD * tau
+    count, j = 0, first
+    while j < last:
+        starts[count] = j
+        count += 1
+        ahead = sources[j] - centre
+        square = ahead * ahead
+        if ahead >= 0.0:
+            width = room / (ahead + math.sqrt(square + room))
+        elif square <= room:
+            width = math.sqrt(room) - ahead
+        else:
+            width = room / (-ahead + math.sqrt(square - room))
+        limit = sources[j] + min(widest, width)
+        step = 1
+        while j + step < last and sources[j + step] <= limit:
+            step *= 2
+        low, high = j + step // 2, min(j + step, last)
+        while low < high:
+            middle = (low + high) // 2
+            if sources[middle] <= limit:
+                low = middle + 1
+            else:
+                high = middle
+        j = max(low, j + 1)
+    starts[count] = last
+    return count
+
+
+@compiled
+def strip_of_sources(
+    sources: Array, centre: float, middle: float, radius: float, scale: float, weights: Array, z: Array
+) -> None:
+    """Weights and places in [-1, 1] of sources in the block around `middle`, seen from the group's centre."""
+    apart = 2.0 * (centre - middle)
+    inverse = 1.0 / radius if radius > 0.0 else 0.0
+    for j in range(len(sources)):
+        v = sources[j] - middle
+        weights[j] = weight(0.5 * scale * v * (apart - v))
+        z[j] = v * inverse
+
+
+@compiled
+def strip_of_rows(
+    rows: Rows, start: int, stop: int, centre: float, middle: float, radius: float, scale: float,
+    weights: Array, t: Array,
+) -> None:  # fmt: skip
+    """Weights of the point `middle` for rows of a group, and their places in [-1, 1]."""
+    inverse = 1.0 / radius if radius > 0.0 else 0.0
+    x, n, high, low = rows.x[start:stop], rows.anchor[start:stop], rows.high[start:stop], rows.low[start:stop]
+    for i in range(stop - start):
+        weights[i] = weight(scale * excess(high[i], low[i], n[i], middle))
+        t[i] = (x[i] - centre) * inverse
+
+
+@compiled
+def sum_group(
+    rows: Rows, begin: int, end: int, centre: float, radius: float, sources: Array, starts: Array, blocks: int,
+    scale: float, log_eps: float, columns: Array, space: Array, strip: Array,
+) -> None:  # fmt: skip
+    """All rows of a group with all sources of its window, by blocks; rows with a dominating own source alone."""
+    first, last = starts[0], starts[blocks]
+    weights, z = space[0], space[1]
+    size = end - begin
+    total, moment, share = np.zeros(size), np.zeros(size), np.zeros(size)
+    moments, series, slopes = np.empty(TERMS + 1), np.empty(TERMS), np.empty(TERMS)
+    for k in range(blocks):
+        low, high = starts[k], starts[k + 1]
+        half_width = 0.5 * (sources[high - 1] - sources[low])
+        middle = sources[low] + half_width
+        moments[:] = 0.0
+        for j in range(low, high, STRIP):
+            stop = min(j + STRIP, high)
+            here = slice(j - first, stop - first)
+            strip_of_sources(sources[j:stop], centre, middle, half_width, scale, weights[here], z[here])
+            strip[0, : stop - j] = weights[here]
+            add_moments(strip[0], z[here], stop - j, moments)
+        taylor(moments, scale * radius * half_width, half_width, series, slopes)
+        for i in range(begin, end, STRIP):
+            stop = min(i + STRIP, end)
+            here = slice(i - begin, stop - begin)
+            row_weights, t = strip[0, : stop - i], strip[1, : stop - i]
+            strip_of_rows(rows, i, stop, centre, middle, radius, scale, row_weights, t)
+            add_polynomials(
+                row_weights, t, middle, rows.anchor[i:stop], series, slopes, total[here], moment[here]
+            )
+    for i in range(begin, end):
+        rest = total[i - begin] - 1.0
+        if rest < DOMINATED - 1.0 and rows.own_place[i] == rows.anchor_place[i]:
+            sum_row(rows, i, sources, scale, log_eps, space[2], columns)
+        else:
+            part, _ = settle(rows, i, max(rest, 0.0), moment[i - begin], scale, log_eps)
+            share[i - begin] = part * rows.cotangent[i]
+            columns[rows.own_place[i]] -= rows.cotangent[i] * (rows.x[i] - rows.own[i])
+    for k in range(blocks):
+        low, high = starts[k], starts[k + 1]
+        half_width = 0.5 * (sources[high - 1] - sources[low])
+        middle = sources[low] + half_width
+        moments[:] = 0.0
+        for i in range(begin, end, STRIP):
+            stop = min(i + STRIP, end)
+            row_weights, t = strip[0, : stop - i], strip[1, : stop - i]
+            strip_of_rows(rows, i, stop, centre, middle, radius, scale, row_weights, t)
+            for l in range(stop - i):
+                row_weights[l] *= share[i - begin + l]
+            add_moments(row_weights, t, stop - i, moments)
+        taylor(moments, scale * radius * half_width, radius, series, slopes)
+        for j in range(low, high, STRIP):
+            stop = min(j + STRIP, high)
+            here = slice(j - first, stop - first)
+            add_polynomials(
+                weights[here], z[here], centre, sources[j:stop], series, slopes, strip[0, : stop - j], columns[j:stop]
+            )
+
+
+@compiled
+def sum_rows(
+    rows: Rows, begin: int, end: int, sources: Array, inverse_tau: float, log_eps: float, columns: Array
+) -> None:
+    """Rows begin ... end - 1: their losses and slopes, and what they add to `columns`, τ/2 dL/dy.
+
+    Args:
+        rows: all rows; the results are written there.
+        begin: first row.
+        end: behind the last row.
+        sources: (B,), sorted.
+        inverse_tau: 1/τ.
+        log_eps: log ε, -inf for ε = 0.
+        columns: (B,), added to.
+    """
+    scale, tau, count = 2.0 * inverse_tau, 1.0 / inverse_tau, len(sources)
+    space, strip = np.empty((3, count)), np.empty((2, STRIP))
+    starts = np.empty(count + 1, np.int64)
+    cell = math.sqrt(2.0 * RHO * tau)
+    start = begin
+    while start < end:
+        stop = start + 1
+        while stop < end:
+            width = rows.x[stop] - rows.x[start]
+            hull = sources[rows.last[stop] - 1] - sources[rows.first[start]]
+            if width > cell and width * hull > 2.0 * RHO * tau:
+                break
+            stop += 1
+        first, last = rows.first[start], rows.last[stop - 1]
+        pairs = 0.0
+        for i in range(start, stop):
+            pairs += rows.last[i] - rows.first[i]
+        size, width = stop - start, rows.x[stop - 1] - rows.x[start]
+        radius, blocks = 0.5 * width, 0
+        if size > 1 and pairs * PAIR_COST > (size + last - first) * POINT_COST:
+            blocks = cut(sources, first, last, rows.x[start] + radius, radius, tau, starts)
+        if blocks == 0 or pairs * PAIR_COST <= (size * blocks + last - first) * POINT_COST:
+            for i in range(start, stop):
+                sum_row(rows, i, sources, scale, log_eps, space[2], columns)
+        else:
+            sum_group(
+                rows, start, stop, rows.x[start] + radius, radius, sources, starts, blocks, scale, log_eps,
+                columns, space, strip,
+            )  # fmt: skip
+        start = stop
