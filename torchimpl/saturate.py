@@ -148,5 +148,5 @@ def safe_sum(elements: Tensor, count: int = 1) -> Tensor:
     threshold = _GUARD_ABOVE[elements.dtype]
     # the loss per element is scaled by a power of two, exactly, and only where it is huge
     huge = (elements.detach().abs() > threshold).any()
-    scale = torch.where(huge, _GUARD, 1.0).to(elements.dtype)
+    scale = torch.where(huge, _GUARD, elements.new_ones(()))
     return (elements * scale).sum() / count / scale
