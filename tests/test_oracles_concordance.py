@@ -261,6 +261,16 @@ def test_non_finite_rows():
     assert np.isnan(concordance_loss_nce(y, x, reduction="none")).all()
 
 
+def test_one_number_makes_a_row_non_finite():
+    x, y = np.zeros((3, 2)), np.ones((3, 2))
+    x[1, 0] = math.inf
+    assert np.isnan(concordance_loss_nce(x, y, reduction="none")).tolist() == [False, True, False]
+    batch = {"r1": {"reads": [1.0, 2.0]}, "r2": {"reads": [1.0, 2.0]}}
+    outputs = {"r1": {"mu": [math.nan, 0.0]}, "r2": {"mu": 0.0}}
+    rows = concordance_loss_nce_wrapper(outputs, batch, reduction="none")
+    assert np.isnan(rows).tolist() == [True, False]
+
+
 def test_wrapper_is_exact_in_the_residual():
     """Residuals reads - mu that float64 cannot hold."""
     reads = [np.array([3.0, 1e16, 7.0]), np.array([2.0, 1e16, 9.0])]
