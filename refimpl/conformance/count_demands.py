@@ -71,6 +71,10 @@ def _invalid(name: str) -> tuple[Demand, ...]:
         Demand(f"target.{name}(counts, means * torch.nan, sizes).isnan().all().item()", "True"),
         Demand(f"target.{name}(counts, means, sizes * torch.nan).isnan().all().item()", "True"),
         Demand(f"target.{name}(counts, means, sizes.double()).dtype", "torch.float64"),
+        # a constant widens no tensor, and decides where all are constants
+        Demand(f"target.{name}(counts, means, two.double()).dtype", "torch.float32"),
+        Demand(f"target.{name}(counts, one, two.double()).dtype", "torch.float64"),
+        Demand(f"target.{name}(counts, counts[1], counts[2])", f"target.{name}(counts, two, 5 * one)"),
         Demand(f"slope(lambda r: target.{name}(counts, means, r).sum(), two) != 0.0", "True"),
         Demand(f"slope(lambda mu: target.{name}(counts, mu, sizes).sum(), two) != 0.0", "True"),
         Demand(f"target.{name}(counts, means, sizes - 1).isnan().tolist()", "[False, True, True, False]"),
@@ -85,6 +89,12 @@ def _residual() -> Iterator[Demand]:
         "for x in (a, a.double()) for k in range(4)]",
         "[False] * 8",
     )
+    # integers that float32 does not hold
+    yield Demand(
+        f"[{name}(x + k, 0 * x + k, y + k, 0 * y + k, 1.0).item() "
+        "for x, y in ((many[:2], counts[:2]),) for k in (0, 2**24 + 1)]",
+        "[(200**2 + 298**2) / 2] * 2",
+    )
     # the factor of the rows is 1
     yield Demand(f"slope(lambda s: {name}(a[:2], b[:2], b[:2], a[:2], s), two)", "1.5")
     # 0 times what is huge
@@ -95,9 +105,45 @@ def _residual() -> Iterator[Demand]:
         ("powers(1023, 0)", "-powers(1023, -2000)", "powers(-900, 99)", "none", "2.0**125 + 2.0**100"),
         ("powers(500, 1)", "none", "powers(450, 1)", "none", "2.0**951"),
         ("powers(450, 1)", "none", "powers(500, 1)", "none", "2.0**951"),
+        ("powers(500, -600)", "none", "powers(-600, 500)", "none", "2.0**-98"),
     ):
-        value = f"{name}({y_1}, {mu_1}, {y_2}, {mu_2}, s, reduction='sum')"
-        yield Demand(f"slope(lambda s: {value}, none[0])", f"-({exact})")
+        for ratio in ("s", "s.expand(2)"):
+            value = f"{name}({y_1}, {mu_1}, {y_2}, {mu_2}, {ratio}, reduction='sum')"
+            yield Demand(f"slope(lambda s: {value}, none[0])", f"-({exact})")
+    # overflows of opposite sign that cancel: in the derivative, between the residuals, inside one of them
+    value = f"{name}(none, none, 1.875 * powers(63, 63), none, s, reduction='none')"
+    yield Demand(f"pulled(lambda s: {value}, powers(1023)[0], 2 * ramp[:2] - 1).item()", "0.0")
+    yield Demand(f"{name}(powers(1023), -powers(1023), powers(1023), -powers(1023), 1.0).item()", "0.0")
+    yield Demand(f"{name}(none, none, powers(1023, 1023), -powers(1023, 1023), 2.0**-600).item()", "2.0**848")
+    # a large ratio makes much of a number that is nearly subnormal
+    small = "(1 + 2.0**-20) * powers(-1008)"
+    yield Demand(
+        f"{name}(none[:1], none[:1], {small}, none[:1], 2.0**1023).item()", "((1 + 2.0**-20) * 2.0**15) ** 2"
+    )
+    # a ratio that float32 does not hold
+    yield Demand(
+        f"[{name}(zero, zero, x.float(), zero, s).item() "
+        "for zero in (none[:1].float(),) for x, s in ((powers(100), 2.0**-160), (powers(-100), 2.0**140))]",
+        "[2.0**-120, 2.0**80]",
+    )
+    value = f"{name}(powers(100).float(), 0 * one[None], y[None], 0 * one[None], 2.0**-160)"
+    yield Demand(f"slope(lambda y: {value}, 0 * one)", "-2.0**-59")
+    # an element whose weight is 0 has no gradient, whatever it holds
+    for call, at, exact in (
+        ("x, b.to(x), b.to(x), a.to(x), 1.0", "filled", "4 * (a - b) * mask"),
+        ("a.to(x), b.to(x), x, b.to(x), widely.to(x)", "a", "4 * (a - b) * mask"),
+        ("a.to(x), b.to(x), filled.to(x), b.to(x), x", "two.expand(4)", "2 * (a - b) ** 2 * mask"),
+    ):
+        value = f"{name}({call}, reduction='none')"
+        yield Demand(
+            f"[pulled(lambda x: {value}, at, mask.to(at)).tolist() for at in ({at}, ({at}).double())]",
+            f"[({exact}).tolist()] * 2",
+        )
+    value = f"{name}(a.to(s), b.to(s), filled.to(s), b.to(s), s, reduction='none')"
+    yield Demand(
+        f"[pulled(lambda s: {value}, at, mask.to(at)).item() for at in (two, two.double())]",
+        "[(2 * (a - b) ** 2 * mask).sum().item()] * 2",
+    )
 
 
 BINOMIAL = "torch.distributions.NegativeBinomial"
@@ -145,6 +191,26 @@ COUNT_DEMANDS: dict[str, tuple[Demand, ...]] = {
             f"target.compute_numeric_cdf({BINOMIAL}(sizes, probs=one.expand(4) / 2), counts)",
             f"target.compute_numeric_cdf({BINOMIAL}(sizes, logits=torch.zeros(4)), counts)",
         ),
+        # one failure: F(0) is 1 - p, for a p that float32 does not hold as well
+        Demand(
+            "[2.0**-41 < target.compute_numeric_cdf(law, counts[:1]).item() < 2.0**-39 "
+            f"for law in ({BINOMIAL}(one, probs=1 - powers(-40)), "
+            f"{BINOMIAL}(one, logits=(powers(40) - 1).log()))]",
+            "[True, True]",
+        ),
+        # its derivatives at p = 1/2, give and take roundings of float32
+        *(
+            Demand(
+                f"abs(slope(lambda x: target.compute_numeric_cdf({BINOMIAL}({law}), counts[:1]).sum(), "
+                f"{at}) - {exact}) < 2.0**-20",
+                "True",
+            )
+            for law, at, exact in (
+                ("one, probs=x", "one / 2", "(-1.0)"),
+                ("one, logits=x", "0 * one", "(-0.25)"),
+                ("x, probs=one / 2", "one", "one.double().div(2).log().div(2).item()"),
+            )
+        ),
     ),
     "nll_loss": (
         *wrapper("nll_loss", "reduction='mean'"),
@@ -165,6 +231,13 @@ COUNT_DEMANDS: dict[str, tuple[Demand, ...]] = {
             "target.nll_loss({'mu': means, 'r': two.expand(4)}, batch['r1'])",
         ),
         Demand("target.nll_loss({'mu': 0 * ramp, 'r': 1 + ramp}, {'reads': 0 * ramp}).item()", "0.0"),
+        # a Poisson law at 0 costs its mean: sums beyond the range, and numbers that no scale may touch
+        Demand(
+            "[target.nll_loss({'mu': x, 'r': one * torch.inf}, {'reads': 0 * wide_means}).item() "
+            "for x in (powers(1023, 1023, 0, 0), powers(1022, 1022, 1022, 1022), "
+            "powers(-1000).expand(4) * (1 + 2.0**-20))]",
+            "[2.0**1022, 2.0**1022, (1 + 2.0**-20) * 2.0**-1000]",
+        ),
     ),
     "quantile_absolute_loss_wrapper": (
         *wrapper("quantile_absolute_loss_wrapper", "reduction='mean'"),
