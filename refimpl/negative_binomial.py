@@ -73,8 +73,8 @@ def negative_binomial_partials(
         >>> F, S, mass, slope_mu
         (array([0.75]), array([0.25]), array([0.25]), array([-0.25]))
     """
-    (high, low), counts, _, _ = table(fill_distribution, 5, y, mu, r)
-    f, s, mass, slope_mu, slope_r = (high + low).reshape(5, *counts.shape)
+    (high, _), counts, _, _ = table(fill_distribution, 5, y, mu, r)
+    f, s, mass, slope_mu, slope_r = high.reshape(5, *counts.shape)
     return f, s, mass, slope_mu, slope_r
 
 
@@ -115,8 +115,8 @@ def negative_binomial_log_pmf(y: ArrayLike, mu: ArrayLike, r: ArrayLike) -> Arra
         >>> bool(negative_binomial_log_pmf(5000.0, 1.0, 1.0) == -5001 * np.log(2.0))
         True
     """
-    (high, low), counts, _, _ = table(fill_log_masses, 5, y, mu, r)
-    return np.asarray((high + low)[LOG_MASS].reshape(counts.shape))
+    (high, _), counts, _, _ = table(fill_log_masses, 5, y, mu, r)
+    return np.asarray(high[LOG_MASS].reshape(counts.shape))
 
 
 def negative_binomial_cdf_gradient(

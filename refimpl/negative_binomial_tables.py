@@ -20,7 +20,8 @@ LOG_MASS, LOG_SLOPE_MU, LOG_SLOPE_R = range(3)
 SCALED, SHIFT = 2, 128
 
 IntArray: TypeAlias = NDArray[np.int64]
-# (high parts, low parts), each of shape (rows, n): one double-double a quantity and element
+# (high parts, low parts), each of shape (rows, n): one double-double a quantity and element, whose high part
+# is the rounded number
 Table: TypeAlias = tuple[Array, Array]
 
 
@@ -208,4 +209,4 @@ def pulled_back(
     high, low = weighted(*row, lacking, weight.reshape(-1), divisor)
     if shape == () and weight.shape != ():
         return np.asarray(mean_of(high, low, 1.0))
-    return np.asarray((high + low).reshape(shape))
+    return np.asarray(high.reshape(shape))

@@ -261,6 +261,11 @@ def test_non_finite_rows():
     assert np.isnan(concordance_loss_nce(y, x, reduction="none")).all()
 
 
+def test_nan_is_not_lost_beside_what_is_beyond_the_range():
+    for reduction in ("mean", "sum"):
+        assert math.isnan(concordance_loss_nce([1e200, math.nan], [0.0, 1.0], 1.0, reduction=reduction))
+
+
 def test_one_number_makes_a_row_non_finite():
     x, y = np.zeros((3, 2)), np.ones((3, 2))
     x[1, 0] = math.inf
@@ -292,6 +297,12 @@ def test_wrapper_is_exact_in_the_residual():
     assert gradient["r2"]["r"].shape == ()
 
 
+def wrapped(reads_r1, reads_r2):
+    """The wrapper's value where both mu are 0."""
+    batch = {"r1": {"reads": reads_r1}, "r2": {"reads": reads_r2}}
+    return concordance_loss_nce_wrapper({"r1": {"mu": 0.0}, "r2": {"mu": 0.0}}, batch)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -307,6 +318,8 @@ def test_wrapper_is_exact_in_the_residual():
         (lambda: concordance_loss_nce_gradient([1.0], [1.0], cotangent=[1.0]), ValueError, "cotangent"),
         (lambda: concordance_loss_nce_wrapper({}, {}, temperature=1.0), TypeError, "temperature"),
         (lambda: concordance_loss_nce_wrapper({"r1": {}}, {}), KeyError, "mu"),
+        (lambda: wrapped([1.0, 2.0], [1.0]), ValueError, r"\['r2'\]\['reads'\] .* \(2,\) and \(1,\)"),
+        (lambda: wrapped(1.0, 1.0), ValueError, "batch axis"),
     ],
 )
 def test_refusals(call, error, words):
