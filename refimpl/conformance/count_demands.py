@@ -211,6 +211,22 @@ COUNT_DEMANDS: dict[str, tuple[Demand, ...]] = {
                 ("x, probs=one / 2", "one", "one.double().div(2).log().div(2).item()"),
             )
         ),
+        # odds near the end of the range and beyond it: F(0) is (1 + odds)^-r
+        Demand(
+            f"8.674e-4 < target.compute_numeric_cdf({BINOMIAL}(one.double() / 100, logits=705 + none[:1]), "
+            "counts[:1]).item() < 8.675e-4",
+            "True",
+        ),
+        Demand(
+            "-8.675e-6 < slope(lambda x: target.compute_numeric_cdf("
+            f"{BINOMIAL}(one.double() / 100, logits=x), counts[:1]).sum(), 705 + none[0]) < -8.674e-6",
+            "True",
+        ),
+        Demand(
+            f"slope(lambda x: target.compute_numeric_cdf({BINOMIAL}(x, logits=2000 + none[0]), "
+            "counts[:1]).sum(), one.double()) > -1.0",
+            "True",
+        ),
     ),
     "nll_loss": (
         *wrapper("nll_loss", "reduction='mean'"),
@@ -221,6 +237,21 @@ COUNT_DEMANDS: dict[str, tuple[Demand, ...]] = {
         ),
         # a count that is infinite has no probability, and no largest number stands for that
         Demand("target.nll_loss(rows['r1'], {'reads': endless}).isfinite().item()", "False"),
+        *(
+            Demand(
+                f"target.nll_loss(rows, {{**batch, '{side}': {{'reads': endless}}}}).isfinite().item()",
+                "False",
+            )
+            for side in ("r1", "r2")
+        ),
+        # a mean for all
+        *(
+            Demand(
+                f"target.nll_loss({{**rows, '{side}': {{'mu': two, 'r': sizes}}}}, batch)",
+                f"target.nll_loss({{**rows, '{side}': {{'mu': two.expand(4), 'r': sizes}}}}, batch)",
+            )
+            for side in ("r1", "r2")
+        ),
         # one replicate alone is the average of two that are alike
         Demand(
             "target.nll_loss(rows['r1'], batch['r1'])",

@@ -67,6 +67,11 @@ def _masked(name: str, scale: str) -> tuple[Demand, ...]:
         Demand(f"target.{name}(a, b, mask).item()", scale),
         Demand(f"target.{name}(a, b + torch.nan, mask).isnan().item()", "True"),
         Demand(f"target.{name}(a, b + torch.inf, mask).isfinite().item()", "False"),
+        # bfloat16 reaches as far as float32
+        Demand(
+            f"target.{name}((a * 2.0**125).bfloat16(), 0 * a.bfloat16(), mask).item()",
+            "torch.finfo(torch.float32).max",
+        ),
         # an element whose weight is 0 has no gradient, whatever it holds
         Demand(
             f"pulled(lambda x: target.{name}(x, b, mask | ~mask, reduction='none'), filled, mask.float())",
@@ -157,6 +162,12 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
         Demand(
             "target.concordance_loss_nce("
             "2.0**510 * ramp[[4, 3]], 2.0**510 * ramp[[1, 3]], 0.5, eps=0.0).item()",
+            "2.0**1023",
+        ),
+        # one factor of (n - y)(2x - y - n) is 2^1030 times the other; a feature is 0
+        Demand(
+            "target.concordance_loss_nce(torch.stack((powers(1000, -30), none), 1), "
+            "torch.stack((powers(-2000, -30), none), 1), 2.0**-53, eps=0.0).item()",
             "2.0**1023",
         ),
         # rows of no element, and no rows

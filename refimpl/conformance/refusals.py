@@ -114,6 +114,10 @@ def _quantile(name: str) -> Iterator[Refusal]:
             yield Refusal(listed, TypeError, (side, f"'{key}'"))
             broadcast = _call(name, arguments, **{side: f"{{'{key}': torch.ones(3, 1), {entry}}}"})
             yield Refusal(broadcast, ValueError, (_shown((3,)), _shown((3, 1))))
+    for shape in ((4,), (1,)):
+        other = model.replace("3", _shown(shape))
+        resized = _call(name, arguments, model_r2=other, y_r2=_ones(*shape))
+        yield Refusal(resized, ValueError, (_shown((3,)), _shown(shape)))
     wrong = "{'mu': torch.ones(3), 'r': torch.tensor([1.0, -2.0, 1.0])}"
     yield Refusal(_call(name, arguments, "validate=True", model_r2=wrong), ValueError, ("r[1]", "-2"))
 
