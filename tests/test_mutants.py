@@ -4,6 +4,7 @@
 """
 
 import ast
+import dataclasses
 import itertools
 import json
 import sys
@@ -288,6 +289,36 @@ def test_an_interrupted_campaign_goes_on(tmp_path):
     assert [one.by for one in found] == ["value", ""]
     assert ("torchimpl/masked", second.mutation.digest) not in campaign.read_results(file, examples=3)
     assert json.loads(file.read_text().splitlines()[0])["module"] == "torchimpl/masked"
+
+
+def test_what_the_engine_lets_pass_in_a_kernel_goes_on_to_the_tests(tmp_path, monkeypatch):
+    asked = []
+
+    def answers(mutations, judge, **_options):
+        asked.append((judge, [one.line for one in mutations]))
+        seen = {"engine": {"seen": "value"}, "tests": {"hidden": "tests"}}[judge]
+        return [campaign.Result(one, seen.get(one.line, "")) for one in mutations]
+
+    monkeypatch.setattr(campaign, "_in_workers", answers)
+    file = tmp_path / "results.jsonl"
+    mutations = [
+        result("", line=line, module="kernels/concordance").mutation for line in ("seen", "hidden", "same")
+    ]
+    mutations = [dataclasses.replace(one, digest=one.line) for one in mutations]
+    options = {"jobs": 1, "examples": 1, "limit": 1.0, "file": file}
+    found = {one.mutation.line: one.by for one in campaign.judged(mutations, **options)}
+    assert found == {"seen": "value", "hidden": "tests", "same": ""}
+    assert asked == [("engine", ["seen", "hidden", "same"]), ("tests", ["hidden", "same"])]
+    (row, _) = report.rows(
+        campaign.judged(mutations, **options), {("torchimpl", "kernels/concordance", "engine"): 3}
+    )
+    assert row.cells()[1:6] == ("engine, then tests", "3", "2", "0", "0")
+    assert asked[2:] == [("engine", []), ("tests", [])]
+    # interrupted between the two judges
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:3]))
+    assert len(list(campaign.judged(mutations, **options))) == 3
+    assert asked[4:] == [("engine", []), ("tests", ["hidden", "same"])]
 
 
 def sleeping(pipe, _judge, _examples):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import verdicts
-from .campaign import Result
+from .campaign import Result, judges_of
 from .plan import CAPS, TESTS
 from .worker import TIMEOUT
 
@@ -60,7 +60,7 @@ def rows(results: Iterable[Result], made: Mapping[tuple[str, str, str], int]) ->
         made: how many mutants there are, by package, module and judge.
     """
     found = {
-        key: Row(f"{key[0]}/{key[1]}", JUDGES.get((key[0], key[2]), key[2]), count)
+        key: Row(f"{key[0]}/{key[1]}", JUDGES.get((key[0], key[2]), judges_of(*key)), count)
         for key, count in sorted(made.items())
     }
     for result in results:
@@ -107,9 +107,9 @@ def markdown(found: Sequence[Row], seed: int) -> str:
         "|---|---" + "|--:" * (len(COLUMNS) - 2) + "|",
         *("| " + " | ".join(_cell(text) for text in row.cells()) + " |" for row in found),
     ]
-    held = sorted({row.module.split("/", 1)[1] for row in found if row.judge == "tests"})
+    held = sorted({row.module.split("/", 1)[1] for row in found if row.judge.endswith("tests")})
     if held:
-        parts += ["\nThe tests that judge where the engine cannot see:\n"]
+        parts += ["\nThe tests that judge where the engine cannot see, or what it let pass:\n"]
         parts += [f"- `{module}`: " + ", ".join(f"`{test}`" for test in TESTS[module]) for module in held]
     parts += ["\n### Survivors\n"]
     complete = found[-1].judged == found[-1].made
