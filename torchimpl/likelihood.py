@@ -53,10 +53,10 @@ def negative_binomial_nll(
 
 
 def _elements(y: Tensor, mu: Tensor, r: Tensor, *, validate: bool) -> tuple[Tensor, Tensor]:
-    """-log pmf of every element in float64, and whether its count and mean are finite."""
+    """-log pmf of every element in float64, and whether its count is finite (an infinite mean gives NaN)."""
     counts, mean, dispersion = checked(y, mu, r, validate=validate)
     elements: Tensor = NegativeLogPMF.apply(counts.detach(), mean, dispersion)
-    return elements, torch.isfinite(counts.detach()) & torch.isfinite(mean.detach())
+    return elements, torch.isfinite(counts)
 
 
 def _reduced(elements: Tensor, finite: Tensor, reduction: str, parameters: tuple[Tensor, ...]) -> Tensor:

@@ -166,8 +166,8 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
         ),
         # one factor of (n - y)(2x - y - n) is 2^1030 times the other; a feature is 0
         Demand(
-            "target.concordance_loss_nce(torch.stack((powers(1000, -30), none), 1), "
-            "torch.stack((powers(-2000, -30), none), 1), 2.0**-53, eps=0.0).item()",
+            "target.concordance_loss_nce(torch.stack((none, powers(1000, -30)), 1), "
+            "torch.stack((none, powers(-2000, -30)), 1), 2.0**-53, eps=0.0).item()",
             "2.0**1023",
         ),
         # rows of no element, and no rows
