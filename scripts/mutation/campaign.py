@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from .candidates import Mutation
 from .plan import TESTS_TOO
+from .verdicts import equivalent
 from .worker import Worker
 
 __all__ = ["THEN_TESTS", "Result", "judged", "judges_of", "read_results", "rejected", "write_result"]
@@ -77,6 +78,8 @@ def judged(
 ) -> Iterator[Result]:
     """Judge mutants; those that an earlier run has judged are taken from its file.
 
+    A mutant that is argued to be equivalent survives without a judge; `retry` judges it as well.
+
     Args:
         mutations: what to judge.
         jobs: processes; 0 to judge nothing more.
@@ -92,6 +95,8 @@ def judged(
         last = judges_of(one.package, one.module, one.judge)
         if by or (judge == last and not retry):
             yield Result(one, by)
+        elif equivalent(one) and not retry:
+            yield Result(one, "")
         else:
             left["tests" if judge and judge != last and not retry else one.judge].append(one)
     if not jobs:

@@ -100,7 +100,7 @@ def show(console: Console, found: Sequence[Row], title: str) -> None:
 
 def markdown(found: Sequence[Row], seed: int) -> str:
     """The table, the survivors and the equivalent mutants for the documentation."""
-    caps = " and ".join(f"{cap} of a module of `{package}`" for package, cap in CAPS.items())
+    caps = ", ".join(f"{count} of a module of `{wing}`" for wing, count in CAPS.items())
     parts = [
         f"At most {caps} are judged, chosen with seed {seed}.\n",
         "| " + " | ".join(COLUMNS) + " |",
