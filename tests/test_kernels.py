@@ -23,7 +23,7 @@ from torchimpl.kernels import negative_binomial_constants as constants
 from torchimpl.kernels.negative_binomial import FRACTION_TERMS, SERIES_LIMIT, classify, evaluate
 from torchimpl.kernels.negative_binomial_fraction import Coefficients, beyond
 from torchimpl.kernels.negative_binomial_log_pmf import log_pmf_curvatures, log_pmf_slopes, log_pmf_value
-from torchimpl.kernels.negative_binomial_ops import batched
+from torchimpl.kernels.negative_binomial_ops import NegativeBinomialCDF, batched
 from torchimpl.kernels.negative_binomial_regions import prefactor
 from torchimpl.kernels.negative_binomial_second import STEP, second_partials
 
@@ -357,3 +357,23 @@ def test_the_rule_for_batches_puts_them_first():
         batched(lambda *arguments: arguments[0], 1)(SimpleNamespace(batch_size=4), (0, 1, None), y, mu, r)[1]
         == 0
     )
+
+
+@pytest.mark.parametrize(("index", "place"), [(1, 0), (2, 2)])
+def test_second_derivative_in_one_parameter_alone(index, place):
+    arguments = [torch.tensor([3.0], dtype=torch.float64) for _ in range(3)]
+    leaf = arguments[index].requires_grad_()
+    (slope,) = torch.autograd.grad(NegativeBinomialCDF.apply(*arguments)[0], leaf, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope, leaf)
+    assert (
+        curvature.item() == second_partials(*(one.detach() for one in arguments), dense=False)[place].item()
+    )
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_second_derivatives_of_what_is_invalid_are_nan(dense):
+    rows = ((1.0, 1.0, 0.0), (1.0, 1.0, -2.0), (1.0, -1.0, 1.0), (math.nan, 1.0, 1.0), (2.0, math.inf, 1.0))
+    found = second_partials(
+        *(torch.tensor(c, dtype=torch.float64) for c in zip(*rows, strict=True)), dense=dense
+    )
+    assert all(bool(value.isnan().all()) for value in found)
