@@ -77,7 +77,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "alignment": ("test_replicates",),
     "checks": ("test_checks",),
     "registry": ("test_registry",),
-    "kernels/blocks": ("test_blocks", "test_pearson", "test_residual"),
+    "kernels/blocks": ("test_blocks",),
     "kernels/concordance": ("test_concordance",),
     "kernels/concordance_op": ("test_concordance", "test_vmap", "test_no_sync"),
     "kernels/negative_binomial": ("test_kernels",),
