@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import itertools
 import json
+import re
 import sys
 import time
 
@@ -360,7 +361,7 @@ def test_the_table_is_written_from_the_answers_of_a_file(tmp_path, monkeypatch, 
     options = ["--package", "torchimpl", "--module", "masked", "--resume", str(file), "--report", "--write"]
     assert cli.main(options) == 0
     assert "masked" in capsys.readouterr().out
-    assert "| `torchimpl/masked` | engine | 1 of " in table.read_text()
+    assert re.search(r"\| `torchimpl/masked` \| engine \| \d+ of \d+ \| 1 \|", table.read_text())
     assert "not complete" in table.read_text()
 
 
