@@ -23,6 +23,7 @@ from refimpl.negative_binomial_tables import (
     LOG_SLOPE_MU,
     LOG_SLOPE_R,
     MASS,
+    ROWS,
     SLOPE_MU,
     SLOPE_R,
     F,
@@ -34,21 +35,20 @@ from refimpl.negative_binomial_tables import (
     table,
 )
 
-# the kernel, its number of rows, and the rows of the derivatives in mu and r
-_DISTRIBUTION = (fill_distribution, 5, SLOPE_MU, SLOPE_R)
-_LOG_MASSES = (fill_log_masses, 5, LOG_SLOPE_MU, LOG_SLOPE_R)
+# the kernel, and the rows of the derivatives in mu and r
+_DISTRIBUTION = (fill_distribution, SLOPE_MU, SLOPE_R)
+_LOG_MASSES = (fill_log_masses, LOG_SLOPE_MU, LOG_SLOPE_R)
 
 
 def _gradient(
-    which: tuple[Callable[..., int], int, int, int],
+    which: tuple[Callable[..., int], int, int],
     parameters: tuple[ArrayLike, ArrayLike, ArrayLike],
     sign: float,
     cotangent: ArrayLike,
 ) -> tuple[Array, Array]:
-    fill, rows, row_mu, row_r = which
-    (high, low), y, mu, r = table(fill, rows, *parameters)
+    fill, row_mu, row_r = which
+    (high, low), y, mu, r = table(fill, *parameters)
     weight = sign * full("cotangent", as_float64("cotangent", cotangent), y)
-    weight = weight.reshape(()) if y.shape == () else weight
     return (
         pulled_back((high[row_mu], low[row_mu]), weight, 1.0, mu.shape),
         pulled_back((high[row_r], low[row_r]), weight, 1.0, r.shape),
@@ -73,8 +73,8 @@ def negative_binomial_partials(
         >>> F, S, mass, slope_mu
         (array([0.75]), array([0.25]), array([0.25]), array([-0.25]))
     """
-    (high, _), counts, _, _ = table(fill_distribution, 5, y, mu, r)
-    f, s, mass, slope_mu, slope_r = high.reshape(5, *counts.shape)
+    (high, _), counts, _, _ = table(fill_distribution, y, mu, r)
+    f, s, mass, slope_mu, slope_r = high.reshape(ROWS, *counts.shape)
     return f, s, mass, slope_mu, slope_r
 
 
@@ -115,7 +115,7 @@ def negative_binomial_log_pmf(y: ArrayLike, mu: ArrayLike, r: ArrayLike) -> Arra
         >>> bool(negative_binomial_log_pmf(5000.0, 1.0, 1.0) == -5001 * np.log(2.0))
         True
     """
-    (high, _), counts, _, _ = table(fill_log_masses, 5, y, mu, r)
+    (high, _), counts, _, _ = table(fill_log_masses, y, mu, r)
     return np.asarray(high[LOG_MASS].reshape(counts.shape))
 
 

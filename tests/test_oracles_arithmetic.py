@@ -104,6 +104,7 @@ def test_overflow_stays_infinite_and_invalid_stays_nan():
     assert ar.dd_div((1.0, 0.0), (0.0, 0.0)) == (inf, 0.0)
     assert ar.dd_div((1.0, 0.0), (inf, 0.0)) == (0.0, 0.0)
     assert ar.dd_scale(huge, 10) == (inf, 0.0)
+    assert ar.dd_scale((1.0, -(2.0**-60)), 3000) == (inf, 0.0)
     assert math.isnan(ar.dd_sub((inf, 0.0), (inf, 0.0))[0])
 
 
