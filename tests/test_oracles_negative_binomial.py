@@ -304,11 +304,19 @@ def test_the_two_ways_to_sum_agree(k, mu, r):
         assert abs((a - b) + (a_low - b_low)) <= 2.0**-20 * math.ulp(b) + 2.0**-1073
 
 
-@pytest.mark.parametrize("way", [sum_from_zero, sum_from_mode])
-@pytest.mark.parametrize("point", [(30.0, 12.0, 3.0), (90.0, 100.0, 50.0), (40.0, 20.0, math.inf)])
-def test_too_few_terms_give_nothing_and_never_a_part(way, point):
+@pytest.mark.parametrize(
+    ("way", "point", "needed"),
+    [
+        (sum_from_zero, (30.0, 12.0, 3.0), 31),
+        (sum_from_zero, (200.0, 12.0, 3.0), 559),  # the upper tail is summed by itself
+        (sum_from_mode, (30.0, 12.0, 3.0), 402),
+        (sum_from_mode, (90.0, 100.0, 50.0), 450),
+        (sum_from_mode, (40.0, 20.0, math.inf), 104),
+    ],
+)
+def test_too_few_terms_give_nothing_and_never_a_part(way, point, needed):
     whole = way(*point, MAX_TERMS)
-    needed = whole[6]
+    assert whole[6] == needed
     assert way(*point, needed) == whole
     for limit in (1, int(point[0]), needed // 2, needed - 2):
         assert way(*point, limit)[6] < 0
