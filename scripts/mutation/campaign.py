@@ -17,9 +17,9 @@ from .plan import TESTS_TOO
 from .verdicts import equivalent
 from .worker import Worker
 
-__all__ = ["THEN_TESTS", "Result", "judged", "judges_of", "read_results", "rejected", "write_result"]
+__all__ = ["Result", "judged", "judges_of", "read_results", "rejected", "then_tests", "write_result"]
 
-THEN_TESTS = "engine, then tests"
+THEN_TESTS = {"torchimpl": "engine, then tests", "refimpl": "engine, one ulp, then tests"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,12 @@ class Result:
 
 def judges_of(package: str, module: str, judge: str) -> str:
     """Who has the last word about a mutant that this judge gets first."""
-    return THEN_TESTS if judge == "engine" and package == "torchimpl" and module in TESTS_TOO else judge
+    return THEN_TESTS[package] if then_tests(package, module, judge) else judge
+
+
+def then_tests(package: str, module: str, judge: str) -> bool:
+    """Whether what this judge lets pass goes on to the tests."""
+    return judge == "engine" and (package == "refimpl" or module in TESTS_TOO)
 
 
 def read_results(file: Path | None, examples: int) -> dict[tuple[str, str], tuple[str, str]]:
@@ -110,7 +115,7 @@ def judged(
                 last = judges_of(one.package, one.module, one.judge)
                 if file is not None:
                     write_result(file, result, examples, last if judge == "tests" else judge)
-                if result.survived and judge == "engine" and last == THEN_TESTS:
+                if result.survived and judge == "engine" and last != judge:
                     left["tests"].append(one)
                     continue
                 progress.update(task, advance=1, description=one.module)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .campaign import THEN_TESTS, judged, judges_of, rejected
+from .campaign import judged, rejected, then_tests
 from .candidates import ROOT, Mutation, sampled
 from .plan import LOSSES, ORACLES
 from .report import markdown, rows, show
@@ -75,7 +75,7 @@ def main(given: Sequence[str] | None = None, description: str = "") -> int:
         then = {
             (package, module, "tests")
             for package, module, judge in made
-            if judges_of(package, module, judge) == THEN_TESTS
+            if then_tests(package, module, judge)
         }
         wrong = rejected(sorted({*made, *then}), examples=args.max_examples, limit=args.limit)
         for place, by in wrong.items():

@@ -41,15 +41,14 @@ ORACLE_TESTS: dict[str, tuple[str, ...]] = {
 _NAME = "oracle_in_tests"
 
 
-def by_oracle_tests(mutation: Mutation | None, limit: float, module: str = "") -> str:
+def by_oracle_tests(mutation: Mutation | None, module: str, limit: float) -> str:
     """What the tests of a changed oracle say, run in a fork of this process; empty where they pass.
 
     Args:
-        mutation: the change; None for the unchanged package, then `module` says which tests.
+        mutation: the change; None for the unchanged package.
+        module: of refimpl, which says which tests.
         limit: seconds that they may take.
-        module: of refimpl; the mutation's own if there is one.
     """
-    module = mutation.module if mutation else module
     child = os.fork()
     if child == 0:
         os._exit(_in_child(mutation, ORACLE_TESTS[module]))
