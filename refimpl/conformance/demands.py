@@ -164,6 +164,11 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "2.0**510 * ramp[[4, 3]], 2.0**510 * ramp[[1, 3]], 0.5, eps=0.0).item()",
             "2.0**1023",
         ),
+        # beside a row that is huge as well and has not overflowed
+        Demand(
+            "target.concordance_loss_nce(2.0**510 * ramp[[4, 2]], 2.0**510 * ramp[[1, 1]], 0.5).item()",
+            "10 * 2.0**1020",
+        ),
         # one factor of (n - y)(2x - y - n) is 2^1030 times the other; a feature is 0
         Demand(
             "target.concordance_loss_nce(torch.stack((none, powers(1000, -30)), 1), "
@@ -246,6 +251,12 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "target.negative_pearson_loss_wrapper(outputs, "
             "{'r1': {'reads': counts + 2**24}, 'r2': {'reads': 2.0 * counts + 2**24}}).item() < 0.0",
             "True",
+        ),
+        # whole numbers in one replicate do not widen the result
+        Demand(
+            "target.negative_pearson_loss_wrapper(outputs, "
+            "{'r1': {'reads': counts.long()}, 'r2': {'reads': counts.float()}}).dtype",
+            "torch.float32",
         ),
         # half numbers under an autocast of the other half dtype
         Demand(
