@@ -22,7 +22,12 @@ from refimpl.bounds.precision import error_ratio, precision
 from torchimpl.kernels import negative_binomial_constants as constants
 from torchimpl.kernels.negative_binomial import FRACTION_TERMS, SERIES_LIMIT, classify, evaluate
 from torchimpl.kernels.negative_binomial_fraction import Coefficients, beyond
-from torchimpl.kernels.negative_binomial_log_pmf import log_pmf_curvatures, log_pmf_slopes, log_pmf_value
+from torchimpl.kernels.negative_binomial_log_pmf import (
+    NegativeLogPMF,
+    log_pmf_curvatures,
+    log_pmf_slopes,
+    log_pmf_value,
+)
 from torchimpl.kernels.negative_binomial_ops import NegativeBinomialCDF, batched
 from torchimpl.kernels.negative_binomial_regions import prefactor
 from torchimpl.kernels.negative_binomial_second import STEP, second_partials
@@ -377,3 +382,35 @@ def test_second_derivatives_of_what_is_invalid_are_nan(dense):
         *(torch.tensor(c, dtype=torch.float64) for c in zip(*rows, strict=True)), dense=dense
     )
     assert all(bool(value.isnan().all()) for value in found)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_second_derivatives_at_a_mean_of_zero(dense):
+    # F = 1 - mu + (1 + 1/r) mu²/2 - ... at k = 0, 1 - (1 + 1/r) mu²/2 + ... at k = 1, and 1 + O(mu³) above
+    rows = ((0.0, 0.0, 0.5), (1.0, 0.0, 0.25), (2.0, 0.0, 4.0), (0.0, 0.0, math.inf), (0.0, 2.0, math.inf))
+    in_mu, in_both, in_r = second_partials(
+        *(torch.tensor(c, dtype=torch.float64) for c in zip(*rows, strict=True)), dense=dense
+    )
+    assert in_mu[:4].tolist() == [3.0, -5.0, 0.0, 1.0]
+    assert in_both.tolist() == in_r.tolist() == [0.0] * 5
+
+
+def test_slopes_beyond_the_range_beside_a_huge_count():
+    # -log pmf moves in r by ((k-1) r - mu (1+r)) / ((r+mu) r) and what is negligible beside 2^1049
+    k, small = torch.tensor([2.0**1010], dtype=torch.float64), torch.tensor([2.0**-40], dtype=torch.float64)
+    _, d_r, _, far = log_pmf_slopes(k, small, small)
+    assert d_r.item() == math.inf
+    # roundings: three in the numerator, r + mu is exact, two quotients and the product with 4
+    assert abs(far.item() - 2.0**537) <= 8 * 2.0**-53 * 2.0**537
+
+
+def test_a_shared_mean_overflows_only_where_its_sum_does():
+    y = torch.tensor([10.0, 10.0, 10.0], dtype=torch.float64)
+    mu = torch.tensor(1e-308, dtype=torch.float64, requires_grad=True)
+    elements = NegativeLogPMF.apply(y, mu, torch.ones_like(y))
+    (gradient,) = torch.autograd.grad(elements, mu, torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64))
+    assert gradient.item() == 0.0
+    mu = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(NegativeLogPMF.apply(y, mu, torch.ones_like(y)).sum(), mu)
+    # (mu - k) r / (mu (r + mu)) each: four roundings there, two in the sum
+    assert abs(gradient.item() + 3 * 4 / 3) <= 6 * 2.0**-53 * 4
