@@ -113,7 +113,16 @@ FITS: tuple[tuple[str, str, Function, int, float, float, str], ...] = (
     ("ATANH_NEAR", "(atanh(w)/w - 1)/w² in w²", atanh_tail, 9, 0, 1 / 16, "1e-18"),
     ("ATANH_WIDE", "(atanh(w)/w - 1)/w² in w²", atanh_tail, 13, 0, 1 / 4, "1e-17"),
     ("EXP_TAIL", "(e^t - 1 - t)/t² in t", exp_tail, 16, -1.6, 1.6, "1e-17"),
+    # what remains of a logarithm and of an exponential once the power of two is taken out
+    ("ATANH_CORE", "(atanh(w)/w - 1)/w² in w²", atanh_tail, 6, 0, 0.0295, "1e-15"),
+    ("EXP_CORE", "(e^t - 1 - t)/t² in t", exp_tail, 10, -0.347, 0.347, "2e-18"),
 )
+
+
+def split_log_2() -> tuple[mp.mpf, mp.mpf]:
+    """The logarithm of 2 as 32 bits, whose products with exponents of two are exact, and the rest."""
+    high = mp.floor(mp.log(2) * 2**32) / 2**32
+    return high, mp.log(2) - high
 
 
 def listing(name: str, values: list[mp.mpf]) -> str:
@@ -138,6 +147,11 @@ def module_text() -> str:
         f"# Gauss-Legendre rule on [0, 1], {NODES} nodes\n"
         + listing("NODES", nodes)
         + listing("WEIGHTS", weights)
+    )
+    high, low = split_log_2()
+    parts.append(
+        "# log 2 = high + low: high has 32 bits, so that its products with exponents of two are exact\n"
+        f"LN2_HIGH = {float(high)!r}\nLN2_LOW = {float(low)!r}\n"
     )
     return "\n".join(parts)
 
