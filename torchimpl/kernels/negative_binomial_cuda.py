@@ -24,10 +24,13 @@ from torchimpl.kernels.negative_binomial_regions import Partials
 # one warp a program: a warp runs in step anyway, so a region is skipped wherever it can be
 BLOCK = 32
 WARPS = 1
+# only `fma` fuses: what the interpreter tests is what runs, and a difference of two products is that of the
+# rounded products, 0 where they are equal
+FUSION = False
 
 
 def available() -> bool:
-    """Whether `evaluate_cuda` can run: Triton is installed and, where there is a device, a launch succeeds."""
+    """Whether `evaluate_cuda` can run: Triton is installed, and a launch succeeds where there is a device."""
     if not importlib.import_module("torchimpl.kernels.negative_binomial_cuda_triton").installed:
         return False
     # no trial while a graph is recorded, nor in the interpreter, which has no device
@@ -97,9 +100,7 @@ def evaluate_cuda(y: Tensor, mu: Tensor, r: Tensor, *, block: int = BLOCK, every
             BLOCK=block,
             EVERY=int(every),
             num_warps=WARPS,
-            # only `fma` fuses: what the interpreter tests is what runs, and every difference of two
-            # products stays the difference of two rounded ones, 0 where they are equal
-            enable_fp_fusion=False,
+            enable_fp_fusion=FUSION,
         )
     return outputs
 

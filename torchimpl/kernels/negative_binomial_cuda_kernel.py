@@ -47,12 +47,12 @@ def selected(mask: tl.tensor, new: tl.tuple, old: tl.tuple) -> Four:
 
 
 @jit
-def inside(k: tl.tensor, mu: tl.tensor, r: tl.tensor, EVERY: tl.constexpr) -> Four:
-    """F, S, dF/dmu, dF/dr for counts k >= 0 and finite positive mu and r."""
+def inside(ordinary: tl.tensor, k: tl.tensor, mu: tl.tensor, r: tl.tensor, EVERY: tl.constexpr) -> Four:
+    """F, S, dF/dmu, dF/dr for counts k >= 0 and finite positive mu and r; k is 0 where it is not ordinary."""
     b = k + 1.0
     room = room_for_sums(tl.maximum(mu, r))
     x = room * r / (room * r + room * mu)
-    zero = k == 0.0
+    zero = ordinary & (k == 0.0)
     near = (k > 0.0) & (r < 2.0) & (x < 0.5) & (k * x <= SERIES_LIMIT)
     general = (k > 0.0) & (near == 0)
     large = general & (tl.minimum(r, b) > FRACTION_LIMIT)
@@ -109,7 +109,7 @@ def kernel(
     # 64 bits: there may be more than 2^31 elements
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = at < n
-    count = tl.floor(tl.load(y_pointer + at * y_step, mask=here, other=0.0))
+    count = tl.floor(tl.load(y_pointer + at * y_step, mask=here, other=NAN))
     mu = tl.load(mu_pointer + at * mu_step, mask=here, other=1.0)
     r = tl.load(r_pointer + at * r_step, mask=here, other=1.0)
 
@@ -122,7 +122,7 @@ def kernel(
     growth = tl.full(r.shape, 1.0, tl.float64)
     growth = tl.where(size < LINEAR_0, growth * GROWTH_0, growth)
     growth = tl.where(size < LINEAR_1, growth * GROWTH_1, growth)
-    cdf, sf, d_mu, d_r = inside(k, inner_mu * growth, inner_r * growth, EVERY)
+    cdf, sf, d_mu, d_r = inside(ordinary, k, inner_mu * growth, inner_r * growth, EVERY)
     d_r = tl.where(r == INFINITY, 0.0, d_r)
     sf = sf / growth
 
