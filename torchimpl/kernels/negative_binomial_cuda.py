@@ -21,9 +21,10 @@ from torch import Tensor
 
 from torchimpl.kernels.negative_binomial_regions import Partials
 
-# one warp a program: a warp runs in step anyway, so a region is skipped wherever it can be
-BLOCK = 32
-WARPS = 1
+# one warp a program, one element a thread: a warp runs in step anyway, and so skips a region wherever it can
+WARP = 32
+BLOCK = WARP
+MOST_WARPS = 32
 # only `fma` fuses: what the interpreter tests is what runs, and a difference of two products is that of the
 # rounded products, 0 where they are equal
 FUSION = False
@@ -99,10 +100,20 @@ def evaluate_cuda(y: Tensor, mu: Tensor, r: Tensor, *, block: int = BLOCK, every
             *steps,
             BLOCK=block,
             EVERY=int(every),
-            num_warps=WARPS,
+            num_warps=warps(block),
             enable_fp_fusion=FUSION,
         )
     return outputs
+
+
+def warps(block: int) -> int:
+    """Warps of a program: one element a thread, as far as a device allows.
+
+    Example:
+        >>> warps(8), warps(128), warps(4096)
+        (1, 4, 32)
+    """
+    return min(max(block // WARP, 1), MOST_WARPS)
 
 
 def flat(value: Tensor) -> tuple[Tensor, int]:
