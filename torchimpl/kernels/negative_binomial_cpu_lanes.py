@@ -12,7 +12,7 @@ from numba import njit
 from torchimpl.kernels.elementary_cpu import CONTRACT, inlined, log, polynomial
 from torchimpl.kernels.negative_binomial_constants import ATANH_NEAR, LOG_MINUS_DIGAMMA
 
-LANES = 64
+LANES = 32
 # a function over all lanes
 stage = njit(error_model="numpy", fastmath=set(CONTRACT), nogil=True)
 
