@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["BY_TESTS", "CAPS", "LOSSES", "ORACLES", "TESTS", "TESTS_ALONE"]
 
 _COUNTS = ("negative_binomial_cdf", "negative_binomial_sf", "compute_numeric_cdf")
+_LOG_PROB = "negative_binomial_log_prob"
 _PAIRED = ("concordance_loss_nce_wrapper", "negative_pearson_loss_wrapper", "quantile_absolute_loss_wrapper")
 _RESIDUAL = ("compute_residual_mse", "replicate_concordance_mse_loss")
 
@@ -17,7 +18,8 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "composite": ("CompositeLoss",),
     "quantile": ("quantile_absolute_loss", "quantile_absolute_loss_wrapper"),
     "likelihood": ("nll_loss",),
-    "negative_binomial": _COUNTS,
+    "negative_binomial": (*_COUNTS, _LOG_PROB),
+    "distributions": (),
     "replicates": _PAIRED,
     "alignment": (*_PAIRED, "nll_loss", "replicate_concordance_mse_loss"),
     "saturate": (
@@ -37,7 +39,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "kernels/negative_binomial": _COUNTS[:2],
     "kernels/negative_binomial_constants": (*_COUNTS[:2], "nll_loss"),
     "kernels/negative_binomial_fraction": _COUNTS[:2],
-    "kernels/negative_binomial_log_pmf": ("nll_loss",),
+    "kernels/negative_binomial_log_pmf": (_LOG_PROB, "nll_loss"),
     "kernels/negative_binomial_ops": (*_COUNTS[:2], "quantile_absolute_loss"),
     "kernels/negative_binomial_regions": (*_COUNTS[:2], "nll_loss"),
     "kernels/negative_binomial_second": _COUNTS[:2],
@@ -53,7 +55,7 @@ BY_TESTS: dict[str, frozenset[str]] = {
     "kernels/concordance": frozenset({"_rows_per_block", "rows_per_block"}),
     "kernels/negative_binomial": frozenset({"_evaluate_dense", "_evaluate_dense_block"}),
 }
-TESTS_ALONE = frozenset({"registry", "kernels/blocks"})
+TESTS_ALONE = frozenset({"registry", "distributions", "kernels/blocks"})
 
 # the test files that judge those parts
 TESTS: dict[str, tuple[str, ...]] = {
@@ -65,6 +67,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "quantile": ("test_quantile",),
     "likelihood": ("test_likelihood",),
     "negative_binomial": ("test_negative_binomial",),
+    "distributions": ("test_distributions",),
     "replicates": ("test_replicates",),
     "registry": ("test_registry",),
     "kernels/blocks": ("test_pearson", "test_residual"),
@@ -89,10 +92,10 @@ ORACLES: dict[str, tuple[str, ...]] = {
     "composite": ("CompositeLoss",),
     "quantile": ("quantile_absolute_loss", "quantile_absolute_loss_wrapper"),
     "likelihood": ("nll_loss",),
-    "negative_binomial": _COUNTS[:2],
+    "negative_binomial": (*_COUNTS[:2], _LOG_PROB),
     "negative_binomial_sums": _COUNTS[:2],
     "negative_binomial_terms": (*_COUNTS[:2], "nll_loss"),
-    "negative_binomial_tables": (*_COUNTS[:2], "nll_loss"),
+    "negative_binomial_tables": (*_COUNTS[:2], _LOG_PROB, "nll_loss"),
     "arithmetic": ("masked_mse", "concordance_loss_nce", "compute_residual_mse"),
     "elementary": ("concordance_loss_nce", "negative_binomial_cdf", "nll_loss"),
     "exact_sum": ("masked_mse", "compute_residual_mse", "CompositeLoss"),
