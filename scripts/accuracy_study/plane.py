@@ -47,6 +47,12 @@ def surfaces(points: Points, side: int, python: str, step: runs.Step = lambda: N
     }
 
 
+def edges(low: float, high: float, side: int) -> Array:
+    """The borders of `side` cells whose centres are evenly spaced in the logarithm."""
+    half = (high / low) ** (0.5 / max(side - 1, 1))
+    return np.asarray(np.geomspace(low / half, high * half, side + 1))
+
+
 def draw(found: dict[str, Array], target: Path) -> None:
     """One panel each, one colour bar."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - only who draws needs it
@@ -57,10 +63,10 @@ def draw(found: dict[str, Array], target: Path) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     side = next(iter(found.values())).shape[0]
-    mu, r = np.geomspace(*MEANS, side), np.geomspace(*SIZES, side)
+    mu, r = edges(*MEANS, side), edges(*SIZES, side)
     for panel, (name, errors) in zip(panels, found.items(), strict=True):
         shown = np.clip(np.nan_to_num(errors, posinf=MOST), LEAST, MOST)
-        mesh = panel.pcolormesh(mu, r, shown, norm=LogNorm(LEAST, MOST), cmap="cividis", shading="nearest")
+        mesh = panel.pcolormesh(mu, r, shown, norm=LogNorm(LEAST, MOST), cmap="cividis", shading="flat")
         panel.set(xscale="log", yscale="log", xlabel="mean mu", title=TITLES[name])
         panel.set_xticks([1e-2, 1e1, 1e4, 1e7])
         panel.minorticks_off()
