@@ -248,45 +248,41 @@ def test_layout_and_shape_do_not_matter(results):
 
 @pytest.fixture(scope="module")
 def compiled(triton, tmp_path_factory):
-    """The kernel compiled for a device of compute capability 9.0, which needs none."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("Triton interprets, it does not compile")
-    function = cuda.kernel()
-    kinds = {"pointer": "*fp64", "n": "i64", "step": "i32"}
-    signature = {name: kinds.get(name.split("_")[-1], "constexpr") for name in function.arg_names}
-    constants = {"BLOCK": cuda.BLOCK, "EVERY": 0}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        return triton.compile(
-            ASTSource(function, signature, constants),
-            target=GPUTarget("cuda", 90, 32),
-            options={"num_warps": cuda.warps(cuda.BLOCK), "enable_fp_fusion": cuda.FUSION},
-        )
+    """A folder with the kernel as compiled for compute capability 9.0, which needs no device."""
+    folder = tmp_path_factory.mktemp("compiled")
+    subprocess.run(
+        [sys.executable, ROOT / "tests" / "triton_compiler.py", folder],
+        check=True,
+        env={**here(), "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder / "cache")},
+    )
+    return folder
 
 
 class TestCompiled:
-    def test_no_register_is_spilled(self, compiled, tmp_path):
+    def test_one_compiled_kernel_serves_all_calls(self, compiled):
+        names = json.loads((compiled / "compiled.json").read_text())
+        assert len(names) == 4
+        assert len(set(names)) == 1
+
+    def test_no_register_is_spilled(self, compiled):
         binaries = Path(importlib.util.find_spec("triton").origin).parent / "backends" / "nvidia" / "bin"
-        (tmp_path / "kernel.cubin").write_bytes(compiled.asm["cubin"])
-        command = [binaries / "cuobjdump", "-res-usage", tmp_path / "kernel.cubin"]
+        command = [binaries / "cuobjdump", "-res-usage", compiled / "kernel.cubin"]
         usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         numbers = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage))
         assert int(numbers.pop("REG")) <= 255
         assert numbers == {"STACK": "0", "SHARED": "0", "LOCAL": "0"}
 
     def test_arithmetic_is_that_of_the_interpreter(self, compiled):
-        operations = re.findall(
-            r"\b(?:add|sub|mul|fma|mad|div|rcp|sqrt|rsqrt)\.[\w.]*f\d\d\b", compiled.asm["ptx"]
+        found = re.findall(
+            r"\b(?:add|sub|mul|fma|mad|div|rcp|sqrt|rsqrt)\.[\w.]*f\d\d\b",
+            (compiled / "kernel.ptx").read_text(),
         )
         # each names its rounding, which forbids to fuse; the approximate inverse begins a library's division
         rounded = {f"{name}.rn.f64" for name in ("add", "sub", "mul", "fma", "div", "sqrt")}
-        assert set(operations) - {"rcp.approx.ftz.f64"} == rounded
+        assert set(found) - {"rcp.approx.ftz.f64"} == rounded
 
     def test_offsets_have_64_bits(self, compiled):
-        lines = compiled.asm["ttir"].splitlines()
+        lines = (compiled / "kernel.ttir").read_text().splitlines()
         (program,) = (line.split()[0] for line in lines if "tt.get_program_id" in line)
         uses = [line for line in lines if re.search(rf"{program}\b(?! =)", line)]
         assert uses

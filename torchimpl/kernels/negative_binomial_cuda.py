@@ -65,7 +65,10 @@ def kernel() -> Any:
 
 
 def evaluate_cuda(y: Tensor, mu: Tensor, r: Tensor, *, block: int = BLOCK, every: bool = False) -> Partials:
-    """F, S, dF/dmu, dF/dr at floor(y), for float64 tensors of one shape on one CUDA device.
+    """F = I_x(r, floor(y)+1), x = r/(r+mu), with S = 1-F, dF/dmu and dF/dr, in one launch.
+
+    Float64 tensors of one shape in any layout, on one CUDA device (in Triton's interpreter: on the CPU).
+    The first call compiles the kernel, which takes some ten seconds.
 
     Args:
         y: counts, any value.
@@ -77,6 +80,11 @@ def evaluate_cuda(y: Tensor, mu: Tensor, r: Tensor, *, block: int = BLOCK, every
     Raises:
         TypeError: not float64.
         ValueError: shapes or devices differ.
+
+    Example:
+        >>> y, mu, r = torch.empty(3, 0, dtype=torch.float64)
+        >>> evaluate_cuda(y, mu, r).cdf.shape
+        torch.Size([0])
     """
     for name, value in (("y", y), ("mu", mu), ("r", r)):
         if value.dtype != torch.float64:

@@ -17,7 +17,6 @@ from torchimpl.kernels.negative_binomial_cuda_language import (
     LARGEST,
     LINEAR_0,
     LINEAR_1,
-    NAN,
     SERIES_LIMIT,
     TERMS_3,
     room_for_sums,
@@ -89,7 +88,12 @@ def inside(ordinary: tl.tensor, k: tl.tensor, mu: tl.tensor, r: tl.tensor, EVERY
     return cdf, sf, d_mu, d_r
 
 
-@jit(do_not_specialize=["n", "y_step", "mu_step", "r_step"])
+# one compiled kernel for all: alignment and the values of the numbers are not worth ten seconds each
+ARGUMENTS = ["y_pointer", "mu_pointer", "r_pointer", "n", "y_step", "mu_step", "r_step"]
+RESULTS = ["cdf_pointer", "sf_pointer", "d_mu_pointer", "d_r_pointer"]
+
+
+@jit(do_not_specialize=[*ARGUMENTS, *RESULTS])
 def kernel(
     y_pointer: tl.tensor,
     mu_pointer: tl.tensor,
@@ -109,7 +113,7 @@ def kernel(
     # 64 bits: there may be more than 2^31 elements
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = at < n
-    count = tl.floor(tl.load(y_pointer + at * y_step, mask=here, other=NAN))
+    count = tl.floor(tl.load(y_pointer + at * y_step, mask=here, other=float("nan")))
     mu = tl.load(mu_pointer + at * mu_step, mask=here, other=1.0)
     r = tl.load(r_pointer + at * r_step, mask=here, other=1.0)
 
@@ -128,7 +132,7 @@ def kernel(
 
     above = tl.where(count >= 0.0, 1.0, 0.0).to(tl.float64)
     at_zero = tl.where((mu == 0.0) & (count == 0.0), -1.0, 0.0).to(tl.float64)
-    nan = tl.full(r.shape, NAN, tl.float64)
+    nan = tl.full(r.shape, float("nan"), tl.float64)
     edge = selected(valid, (above, 1.0 - above, at_zero, 0.0 * above), (nan, nan, nan, nan))
     cdf, sf, d_mu, d_r = selected(ordinary, (cdf, sf, d_mu, d_r), edge)
     tl.store(cdf_pointer + at, cdf, mask=here)

@@ -46,7 +46,6 @@ GROWTH_1 = tl.constexpr(domain.LINEAR_STEPS[1][1])
 ROOM_LIMIT = tl.constexpr(2.0**1000)
 TINY = tl.constexpr(fractions.TINY)
 INFINITY = tl.constexpr(math.inf)
-NAN = tl.constexpr(math.nan)
 
 
 @jit
