@@ -74,6 +74,16 @@ def floor(_context: Any, _x: Any) -> Any:
     return types.float64(types.float64), code
 
 
+@instruction
+def fused(_context: Any, _a: Any, _b: Any, _c: Any) -> Any:
+    """Evaluate a·b + c with one rounding, by the C library's fma where the processor has none."""
+
+    def code(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.fma(*arguments)
+
+    return types.float64(types.float64, types.float64, types.float64), code
+
+
 def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """LLVM's a·b + c, in one rounding where the processor can."""
     return builder.fadd(builder.fmul(a, b, flags=CONTRACT), c, flags=CONTRACT)
@@ -151,11 +161,24 @@ def log_of_parts(n: float, f: float, rest: float) -> float:
 
 
 @inlined
+def sum_error(a: float, b: float, total: float) -> float:
+    """What rounding took from total = a + b."""
+    share = total - a
+    return (a - (total - share)) + (b - share)
+
+
+@inlined
 def log(x: float) -> float:
     """Natural logarithm of x >= 0, subnormal x, 0 and inf included."""
+    return log_and(x, 0.0)
+
+
+@inlined
+def log_and(x: float, rest: float) -> float:
+    """Evaluate log(x) + rest, |rest| below 1e-15."""
     tiny = x < SMALLEST_NORMAL
     n, m = split(x * 2.0**54 if tiny else x)
-    value = log_of_parts(n - 54.0 if tiny else n, m - 1.0, 0.0)
+    value = log_of_parts(n - 54.0 if tiny else n, m - 1.0, rest)
     value = -math.inf if x == 0.0 else value
     return x if x == math.inf else value
 

@@ -28,7 +28,6 @@ from torchimpl.kernels.negative_binomial import (
     FRACTION_LIMIT,
     LARGEST,
     LINEAR_STEPS,
-    SERIES_LIMIT,
 )
 from torchimpl.kernels.negative_binomial_cpu_fraction import fraction
 from torchimpl.kernels.negative_binomial_cpu_lanes import (
@@ -66,8 +65,11 @@ SOURCES = (
 
 # regions; the fraction has one for each number of terms
 ZERO_COUNT, SERIES, QUADRATURE, FRACTION = range(4)
-TERMS = (6, 10, 13, 16, 20, 27, 40)
-TERMS_0, TERMS_1, TERMS_2, TERMS_3, TERMS_4, TERMS_5, TERMS_6 = TERMS
+TERMS = (6, 10, 13, 16, 20, 27, 40, 80)
+TERMS_0, TERMS_1, TERMS_2, TERMS_3, TERMS_4, TERMS_5, TERMS_6, _ = TERMS
+# k·x, for small r: the series loses digits above the first (at 1 and below, what lies beyond a term of the
+# fraction cannot be estimated), the fraction needs 80, 40 and 24 terms up to and beyond the others
+SERIES_LIMIT, LONG_LIMIT, MEDIUM_LIMIT = 1.125, 1.5, 3.0
 TERMS_TABLE = np.array(TERMS)
 REGIONS = FRACTION + len(TERMS)
 EDGE = -1
@@ -87,6 +89,7 @@ def bucket(needed: float) -> int:
     """The fraction's region with at least so many terms."""
     more = (1 if needed > TERMS_0 else 0) + (1 if needed > TERMS_1 else 0) + (1 if needed > TERMS_2 else 0)
     more += (1 if needed > TERMS_3 else 0) + (1 if needed > TERMS_4 else 0) + (1 if needed > TERMS_5 else 0)
+    more += 1 if needed > TERMS_6 else 0
     return FRACTION + more
 
 
@@ -104,7 +107,8 @@ def classify(y: np.ndarray, mu: np.ndarray, r: np.ndarray, start: int, count: in
         b = k + 1.0
         least = min(r_i, b)
         needed = 8.0 + 2.6 * math.sqrt(least)
-        small = 40.0 if (r_i < 2.0) & (k * x < 2.0 * SERIES_LIMIT) else 24.0
+        small = 80.0 if k * x < LONG_LIMIT else (40.0 if k * x < MEDIUM_LIMIT else 24.0)
+        small = small if r_i < 2.0 else 24.0
         needed = min(needed, b) if mu_i >= b else (small if r_i < 6.0 else needed)
         region = QUADRATURE if least > FRACTION_LIMIT else bucket(needed)
         region = SERIES if (r_i < 2.0) & (x < 0.5) & (k * x <= SERIES_LIMIT) else region

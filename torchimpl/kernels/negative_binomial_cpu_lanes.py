@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from numba import njit
 
-from torchimpl.kernels.elementary_cpu import CONTRACT, inlined, log, polynomial
-from torchimpl.kernels.negative_binomial_constants import ATANH_NEAR, LOG_MINUS_DIGAMMA
+from torchimpl.kernels.elementary_cpu import CONTRACT, fused, inlined, log, log_and, polynomial, sum_error
+from torchimpl.kernels.negative_binomial_constants import ATANH_NEAR, ATANH_WIDE, LOG_MINUS_DIGAMMA
 
 LANES = 32
 # a function over all lanes
@@ -26,7 +26,11 @@ stage = njit(error_model="numpy", fastmath=set(CONTRACT), nogil=True)
 )
 SIZE = 37 * LANES
 
-atanh_near, digamma_core = polynomial(ATANH_NEAR), polynomial(LOG_MINUS_DIGAMMA)
+# 1+z as a ratio is better than 1 + z below
+NEAR_MINUS_1 = 2.0**-10
+
+atanh_near, atanh_wide = polynomial(ATANH_NEAR), polynomial(ATANH_WIDE)
+digamma_core = polynomial(LOG_MINUS_DIGAMMA)
 
 
 @inlined
@@ -48,6 +52,25 @@ def phi1(z: float, one_plus_z: float) -> float:
     square = w * w
     near = phi1_near(z, w, min(square, 0.0625))
     return near if square <= 0.0625 else z - log(one_plus_z)
+
+
+@inlined
+def phi1_sharp(z: float, one_plus_z: float) -> float:
+    """Like `phi1`, to about 1 rounding: its product with a large number is an exponent."""
+    base = z + 2.0
+    w = z / base
+    square = w * w
+    # z·w is most of it: what rounding took from w and from the product is put back
+    lost = (fused(-w, base, z) - w * sum_error(z, 2.0, base)) / base
+    first = z * w
+    rest = fused(z, w, -first) + z * lost
+    bounded = min(square, 0.25)
+    near = first + (rest - 2.0 * (w * bounded) * atanh_wide(bounded))
+    use_ratio = one_plus_z < NEAR_MINUS_1
+    u = 1.0 + z
+    slip = 0.0 if use_ratio else sum_error(1.0, z, u) / u
+    far = z - log_and(one_plus_z if use_ratio else u, slip)
+    return near if square <= 0.25 else far
 
 
 @inlined

@@ -17,12 +17,14 @@ from torchimpl.kernels import negative_binomial_constants as constants
 from torchimpl.kernels.elementary_cpu import (
     exp,
     expm1,
+    fused,
     inlined,
     instruction,
     log,
     log1p,
     multiply_add,
     polynomial,
+    sum_error,
 )
 from torchimpl.kernels.negative_binomial_cpu_lanes import (
     BEND,
@@ -33,6 +35,7 @@ from torchimpl.kernels.negative_binomial_cpu_lanes import (
     DIFF,
     LANES,
     MU,
+    NEAR_MINUS_1,
     ROOM,
     SCALE,
     SCORE,
@@ -52,9 +55,11 @@ from torchimpl.kernels.negative_binomial_cpu_lanes import (
     S,
     X,
     Y,
+    atanh_wide,
     log_minus_digamma,
     phi1,
     phi1_near,
+    phi1_sharp,
     room_for_sums,
     stage,
 )
@@ -69,7 +74,6 @@ NODES, WEIGHTS = np.array(constants.NODES), np.array(constants.WEIGHTS)
 
 stirling = polynomial(constants.STIRLING)
 exp_tail = polynomial(constants.EXP_TAIL)
-atanh_wide = polynomial(constants.ATANH_WIDE)
 
 
 def divided_difference(coefficients: Sequence[float]) -> Callable[..., float]:
@@ -112,26 +116,47 @@ def prefactor(w: np.ndarray) -> None:
         diff = mu - b
         shift = -room * diff / s
         c_over_s, log_mu = c / s, log(mu)
-        bend = phi1(shift, c_over_s)
+        bend = phi1_sharp(shift, c_over_s)
         # 1 + z = (c/s)(mu/b) = y (c/b) may be too small for a number, its logarithm is not
-        z, mu_over_b, apart = x * (diff / b), mu / b, c_over_s > 1e290
-        near = phi1(z, y * (c / room_b) if apart else c_over_s * mu_over_b)
+        diff_over_b = diff / b
+        z, mu_over_b, apart = x * diff_over_b, mu / b, c_over_s > 1e290
+        one_plus_z = y * (c / room_b) if apart else c_over_s * mu_over_b
+        near = phi1_sharp(z, one_plus_z)
         far = z - (log(c_over_s) + log_mu - log(b))
-        deviance = r * bend + b * (near if apart or mu_over_b > 1e-300 else far)
+        other = near if apart or mu_over_b > 1e-300 else far
+        v_b, v_c = 1.0 / b, room / c
+        # first-order effect of what rounding took from shift and z
+        over_s, lost_s, lost_diff = 1.0 / s, sum_error(room_r, room_mu, s), sum_error(mu, -b, diff)
+        lost_x = (fused(-x, s, room_r) - x * lost_s) * over_s
+        lost_shift = (fused(-shift, s, -room * diff) - room * lost_diff - shift * lost_s) * over_s
+        lost_over_b = (fused(-diff_over_b, b, diff) + lost_diff) * v_b
+        lost_z = fused(x, diff_over_b, -z) + x * lost_over_b + diff_over_b * lost_x
+        lost_shift = 0.0 if c_over_s < NEAR_MINUS_1 else lost_shift
+        lost_z = 0.0 if one_plus_z < NEAR_MINUS_1 else lost_z
+        effect = r * v_c * diff * (lost_z / mu_over_b - lost_shift)
+        first, second = r * bend, b * other
+        deviance = first + second
+        rest = sum_error(first, second, deviance) + fused(r, bend, -first) + fused(b, other, -second) + effect
+        # far out, where something overflowed on the way, nothing is put back
+        rest = rest if abs(rest) <= 1e-12 * deviance else 0.0
         small = r < 1.0
         # Gamma(r) = Gamma(1+r)/r below 1, where Stirling's formula fails
         raised = r + (1.0 if small else 0.0)
-        v_r, v_b, v_c = 1.0 / raised, 1.0 / b, room / c
+        v_r = 1.0 / raised
         log_ratio = log1p(r) - log(r)
-        exponent = v_c * stirling(v_c) - v_b * stirling(v_b) - v_r * stirling(v_r) - deviance
-        exponent = exponent + (1.0 - r * log_ratio) if small else exponent
+        stirlings = v_c * stirling(v_c) - v_b * stirling(v_b) - v_r * stirling(v_r)
+        stirlings = stirlings + (1.0 - r * log_ratio) if small else stirlings
+        exponent = stirlings - deviance
+        rest = sum_error(stirlings, -deviance, exponent) - rest
+        rest = rest if abs(rest) <= 1e-12 * deviance else 0.0
         exponent = -math.inf if beyond else exponent
         root = 1.0 / math.sqrt(raised) if small else math.sqrt(r)
         size = INVERSE_SQRT_2PI * math.sqrt(room_b / c) * root
-        density = size * exp(exponent)
+        density = exp(exponent)
+        density = size * (density + density * rest)
         scale = min(r, 1.0)
         # f0/mu where f0 itself underflows
-        faint = size * exp(exponent + (log(scale) - log_mu))
+        faint = size * exp(exponent + (log(scale) - log_mu + rest))
         curvature = log_minus_digamma(v_r) - log_minus_digamma(v_c)
         score = 0.5 * (b - (1.0 if small else 0.0)) * v_r * v_c + curvature
         score = r * score + (1.0 - r * log_ratio) if small else score
