@@ -21,8 +21,8 @@ SIZE, SEED = 150, 11
 FORM_SETS = [(form, name) for form in ("float64", "float32") for name in runs.FORM_SETS[form]]
 ROUTES = [
     # k, mu, r: every pair of routes that reaches the point
-    (30.0, 25.0, 40.0, by_gauss),
-    (30.0, 45.0, 40.0, by_gauss),
+    (45.0, 38.0, 60.0, by_gauss),
+    (45.0, 60.0, 60.0, by_gauss),
     (60.0, 20.0, 90.0, by_gauss),
     (90.0, 60.0, 0.3, by_beta),
     (40.0, 90.0, 5.5, by_beta),

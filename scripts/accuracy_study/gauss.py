@@ -158,7 +158,7 @@ def rest(point: Law, w: Weights, end: float) -> list[arb]:
 
 
 def tail(k: float, mu: float, r: float, bits: int, nodes: int = NODES, drop: float = DROP) -> list[arb]:
-    """Enclosures of T, dT/dr and d2T/dr2 at fixed mu; meant for r and k+1 of two dozens and more."""
+    """Enclosures of T, dT/dr and d2T/dr2 at fixed mu; meant for r and k+1 of 40 and more."""
     size = max(0, math.frexp(max(k, mu, r))[1])
     ctx.prec = BOUND_BITS + 2 * size
     coarse = law(k, mu, r)

@@ -25,7 +25,7 @@ from scripts.accuracy_study import gauss
 ACCURATE_BITS = 168  # 2^-168 is below 1e-50
 BITS = (340, 700, 1500, 3200, 7000, 15000)
 SUM_LIMIT = 24
-GAUSS_LIMIT = 24.0
+GAUSS_LIMIT = 40.0
 STEP_BITS = 112  # h = R 2^-112 at the first precision
 VANISHING = -1500.0  # log of a tail that is 0 in float64 with all its derivatives
 
