@@ -12,7 +12,7 @@ from torch.distributions import Distribution, NegativeBinomial, Poisson
 
 from torchimpl import checks
 from torchimpl.kernels.negative_binomial import LARGEST
-from torchimpl.kernels.negative_binomial_log_pmf import NegativeLogPMF
+from torchimpl.kernels.negative_binomial_log_pmf import NegativeLogPMF, value_operator
 from torchimpl.kernels.negative_binomial_ops import NegativeBinomialCDF
 from torchimpl.saturate import saturate
 
@@ -205,5 +205,8 @@ def cdf_and_sf(y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
 def negative_log_masses(y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     """-log pmf of float64 tensors, and whether count and mean are finite; mu and r may be 0-dim."""
     counts = y.detach()
-    elements: Tensor = NegativeLogPMF.apply(counts, mu, r)
+    if torch.is_grad_enabled():
+        elements, *_ = NegativeLogPMF.apply(counts, mu, r)
+    else:
+        elements = value_operator(counts, mu.expand_as(y), r.expand_as(y))
     return elements, torch.isfinite(counts) & torch.isfinite(mu.detach())

@@ -6,7 +6,10 @@ differences lose all digits for large arguments.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +28,7 @@ from torchimpl.kernels.negative_binomial_regions import (
 
 Three = tuple[Tensor, Tensor, Tensor]
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
+Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -145,7 +149,8 @@ def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Four:
     unreachable = e.impossible & ((y < 0.0) | (y == torch.inf))
     # y = inf: the limits; y < 0: the pmf is 0 whatever the parameters are
     limit = torch.where(y > 0.0, torch.inf, 0.0)
-    d_mu, d_r = torch.where(unreachable, -limit, d_mu), torch.where(unreachable, limit, d_r)
+    d_mu = torch.where(unreachable, -limit, d_mu)
+    d_r = torch.where(unreachable, torch.where(e.is_poisson, 0.0, limit), d_r)
     d_mu, d_r = torch.where(e.invalid, torch.nan, d_mu), torch.where(e.invalid, torch.nan, d_r)
     far_mu = torch.where(d_mu.isinf() & ~e.impossible, shrunk_mu, shrunk(d_mu))
     far_r = torch.where(d_r.isinf() & ~unreachable, shrunk_r, shrunk(d_r))
@@ -189,17 +194,32 @@ def log_pmf_curvatures(y: Tensor, mu: Tensor, r: Tensor) -> Three:
     )
 
 
+def value_and_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Five:
+    """`log_pmf_value` and `log_pmf_slopes`."""
+    return log_pmf_value(y, mu, r), *log_pmf_slopes(y, mu, r)
+
+
+@functools.cache
+def evaluators(device_type: str) -> tuple[Callable[..., Tensor], Callable[..., Five]]:
+    """What evaluates the value, and value and slopes: compiled on the CPU, plain torch elsewhere."""
+    if device_type == "cpu":
+        # only here: Numba takes a second to import
+        module = importlib.import_module(".negative_binomial_log_pmf_cpu", __package__)
+        return module.value_cpu, module.value_and_slopes_cpu
+    return log_pmf_value, value_and_slopes
+
+
 # operators, because torch.compile(dynamic=True) cannot lift float constants out of a Function's body
 @torch.library.custom_op("proven_losses::negative_binomial_log_pmf", mutates_args=())
 def value_operator(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
-    """`log_pmf_value`."""
-    return log_pmf_value(y, mu, r)
+    """-log pmf at float64 tensors of one shape."""
+    return evaluators(y.device.type)[0](y, mu, r)
 
 
 @torch.library.custom_op("proven_losses::negative_binomial_log_pmf_slopes", mutates_args=())
-def slopes_operator(y: Tensor, mu: Tensor, r: Tensor) -> Four:
-    """`log_pmf_slopes`."""
-    return log_pmf_slopes(y, mu, r)
+def slopes_operator(y: Tensor, mu: Tensor, r: Tensor) -> Five:
+    """-log pmf, its derivatives in mu and r, and both `shrunk`."""
+    return evaluators(y.device.type)[1](y, mu, r)
 
 
 @torch.library.custom_op("proven_losses::negative_binomial_log_pmf_curvatures", mutates_args=())
@@ -210,12 +230,13 @@ def curvatures_operator(y: Tensor, mu: Tensor, r: Tensor) -> Three:
 
 @value_operator.register_fake
 def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Tensor:
-    return torch.empty_like(mu)
+    return mu.new_empty(mu.shape)
 
 
 @slopes_operator.register_fake
-def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Four:
-    return torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu)
+def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Five:
+    value, d_mu, d_r, far_mu, far_r = (mu.new_empty(mu.shape) for _ in range(5))
+    return value, d_mu, d_r, far_mu, far_r
 
 
 @curvatures_operator.register_fake
@@ -224,7 +245,7 @@ def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Three:
 
 
 value_operator.register_vmap(batched(value_operator, 1))
-slopes_operator.register_vmap(batched(slopes_operator, 4))
+slopes_operator.register_vmap(batched(slopes_operator, 5))
 curvatures_operator.register_vmap(batched(curvatures_operator, 3))
 
 
@@ -247,53 +268,58 @@ def pulled_back(cotangent: Tensor, slope: Tensor, far: Tensor, parameter: Tensor
     return torch.where(overflowed, grown(product), product)
 
 
+def summed_as(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """The gradient of a parameter that may be 0-dim."""
+    if gradient is None or parameter.dim() == gradient.dim():
+        return gradient
+    return gradient.sum()
+
+
+def added(*terms: Tensor | None) -> Tensor | None:
+    """The sum of those that are not None."""
+    present = [term for term in terms if term is not None]
+    return functools.reduce(torch.add, present) if present else None
+
+
 class NegativeLogPMF(torch.autograd.Function):
-    """(y, mu, r) -> -log pmf, differentiable twice in mu and r, which have the shape of y or are 0-dim."""
+    """(y, mu, r) -> -log pmf, its slopes in mu and r, both `shrunk`; mu and r as y or 0-dim.
+
+    Differentiable twice in mu and r.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
-        """The value."""
-        value: Tensor = value_operator(y, mu.expand_as(y), r.expand_as(y))
-        return value
+    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Five:
+        """Everything in one pass."""
+        found: Five = slopes_operator(y, mu.expand_as(y), r.expand_as(y))
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Three, _output: Tensor) -> None:
-        """Keep the inputs."""
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: Three, output: Five) -> None:
+        """Keep the inputs and the slopes."""
+        # the slopes are outputs: under create_graph they hang on this very node
+        ctx.save_for_backward(*inputs, *output[1:])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        """Cotangent times slopes."""
-        y, mu, r = ctx.saved_tensors
-        d_mu, d_r, far_mu, far_r = NegativeLogPMFSlopes.apply(y, mu.expand_as(y), r.expand_as(y))
-        on_value = cotangents[0]
-        return None, pulled_back(on_value, d_mu, far_mu, mu), pulled_back(on_value, d_r, far_r, r)
-
-
-class NegativeLogPMFSlopes(torch.autograd.Function):
-    """(y, mu, r) -> the two derivatives of -log pmf, and both `shrunk`, differentiable once more."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Four:
-        """The slopes."""
-        slopes: Four = slopes_operator(y, mu, r)
-        return slopes
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Three, _output: Four) -> None:
-        """Keep the inputs."""
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        """Cotangents times curvatures."""
-        on_mu, on_r = cotangents[0] + shrunk(cotangents[2]), cotangents[1] + shrunk(cotangents[3])
-        d_mu_mu, d_mu_r, d_r_r = NegativeLogPMFCurvatures.apply(*ctx.saved_tensors)
-        return None, weigh((on_mu, d_mu_mu), (on_r, d_mu_r)), weigh((on_mu, d_mu_r), (on_r, d_r_r))
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The chain rule, from the value and (under create_graph) from the slopes."""
+        on_value, *on_slopes = cotangents
+        y, mu, r, d_mu, d_r, far_mu, far_r = ctx.saved_tensors
+        g_mu, g_r = None, None
+        if on_value is not None:
+            g_mu, g_r = pulled_back(on_value, d_mu, far_mu, mu), pulled_back(on_value, d_r, far_r, r)
+        on_mu, on_r = (
+            added(near, far if far is None else shrunk(far))
+            for near, far in zip(on_slopes[:2], on_slopes[2:], strict=True)
+        )
+        if on_mu is None and on_r is None:
+            return None, g_mu, g_r
+        d_mu_mu, d_mu_r, d_r_r = NegativeLogPMFCurvatures.apply(y, mu.expand_as(y), r.expand_as(y))
+        more_mu = summed_as(mu, weigh((on_mu, d_mu_mu), (on_r, d_mu_r)))
+        more_r = summed_as(r, weigh((on_mu, d_mu_r), (on_r, d_r_r)))
+        return None, added(g_mu, more_mu), added(g_r, more_r)
 
 
 class NegativeLogPMFCurvatures(LastDerivatives):
