@@ -3,6 +3,7 @@
 import ast
 import itertools
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ from torchimpl.kernels.negative_binomial_cpu import (
     kernel,
 )
 from torchimpl.kernels.negative_binomial_cpu_lanes import LANES
-from torchimpl.kernels.negative_binomial_ops import cdf_operator, evaluator
+from torchimpl.kernels.negative_binomial_ops import cdf_operator, evaluator, second_operator
 
 U = 2.0**-53
 INF, NAN = math.inf, math.nan
@@ -136,8 +137,7 @@ class TestElementary:
     def test_loops_call_no_library(self, name):
         _, loop = self.apply(name, np.ones(8))
         (code,) = loop.inspect_llvm().values()
-        calls = [line for line in code.splitlines() if " call " in line and "double @" in line]
-        assert all("@llvm." in line for line in calls), calls
+        assert re.findall(r"@(?:llvm\.)?(?:exp|log)\w*[.(]", code) == []
 
 
 class TestAccuracy:
@@ -237,8 +237,8 @@ class TestEdges:
         """1-F is proportional to (mu, r) there, and a power of two is an exact factor."""
         y, mu, r = double([0.0, 1.0, 4.0], [3.0, 1.0, 2.0], [1.0, 2.0, 0.5])
         tiny = evaluate_cpu(y, mu * 2.0**-1000, r * 2.0**-1000)
-        less = evaluate_cpu(y, mu * 2.0**-900, r * 2.0**-900)
-        assert torch.equal(tiny.sf, less.sf * 2.0**-100)
+        less = evaluate_cpu(y, mu * 2.0**-400, r * 2.0**-400)
+        assert torch.equal(tiny.sf, less.sf * 2.0**-600)
         assert torch.equal(tiny.d_r, less.d_r)
 
     def test_the_corners_of_the_range(self):
@@ -389,6 +389,16 @@ class TestDispatch:
         assert evaluator("meta")(*meta).cdf.device.type == "meta"
         arguments = double(*realistic(1000, seed=6))
         assert same(evaluator("cuda")(*arguments), evaluate(*arguments, dense=True))
+
+    # torch's own use of what torch deprecates
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+    @pytest.mark.parametrize("operator", [cdf_operator, second_operator])
+    def test_compiled_code_knows_the_layout_of_the_results(self, operator):
+        """A fake that promised the strides of mu would fail at the first transposed batch."""
+        arguments = tuple(column.view(4, 5).t() for column in double(*realistic(20, seed=6)))
+        torch.library.opcheck(operator, arguments)
+        compiled = torch.compile(lambda *a: [2.0 * value for value in operator(*a)], fullgraph=True)
+        assert same(compiled(*arguments), [2.0 * value for value in operator(*arguments)])
 
 
 class TestCache:

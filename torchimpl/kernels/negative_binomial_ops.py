@@ -44,17 +44,24 @@ def cdf_operator(y: Tensor, mu: Tensor, r: Tensor) -> Four:
 def second_operator(y: Tensor, mu: Tensor, r: Tensor) -> Three:
     """(d²F/dmu², d²F/dmu dr, d²F/dr²) at float64 tensors of one shape."""
     device_type = y.device.type
-    return second_partials(y, mu, r, dense=device_type != "cpu", first=evaluator(device_type))
+    found = second_partials(y, mu, r, dense=device_type != "cpu", first=evaluator(device_type))
+    d_mu_mu, d_mu_r, d_r_r = (value.contiguous() for value in found)
+    return d_mu_mu, d_mu_r, d_r_r
+
+
+def _contiguous(like: Tensor) -> Tensor:
+    """What the operators return, whatever the layout of their arguments."""
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
 @cdf_operator.register_fake
 def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Four:
-    return torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu)
+    return _contiguous(mu), _contiguous(mu), _contiguous(mu), _contiguous(mu)
 
 
 @second_operator.register_fake
 def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Three:
-    return torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu)
+    return _contiguous(mu), _contiguous(mu), _contiguous(mu)
 
 
 def batched(operator: Callable[..., Any], results: int) -> Callable[..., Any]:
