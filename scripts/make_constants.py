@@ -45,6 +45,11 @@ def trigamma_excess(v: mp.mpf) -> mp.mpf:
     return (mp.psi(1, 1 / v) - v - v**2 / 2) / v**3
 
 
+def centred_trigamma(t: mp.mpf) -> mp.mpf:
+    """`trigamma_excess` in t = 2v-1."""
+    return trigamma_excess((t + 1) / 2)
+
+
 def atanh_tail(t: mp.mpf) -> mp.mpf:
     """Σ_j t^j / (2j+3) = (atanh(w)/w - 1) / w² at t = w²."""
     if t < mp.mpf("1e-9"):
@@ -116,6 +121,7 @@ FITS: tuple[tuple[str, str, Function, int, float, float, str], ...] = (
     # what remains of a logarithm and of an exponential once the power of two is taken out
     ("ATANH_CORE", "(atanh(w)/w - 1)/w² in w²", atanh_tail, 6, 0, 0.0295, "1e-15"),
     ("EXP_CORE", "(e^t - 1 - t)/t² in t", exp_tail, 10, -0.347, 0.347, "2e-18"),
+    ("TRIGAMMA_CENTRED", "(trigamma(z) - v - v²/2)/v³, v = 1/z, in 2v-1", centred_trigamma, 26, -1, 1, "6e-17"),
 )
 
 
