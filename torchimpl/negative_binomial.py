@@ -12,7 +12,7 @@ from torch.distributions import Distribution, NegativeBinomial, Poisson
 
 from torchimpl import checks
 from torchimpl.kernels.negative_binomial import LARGEST
-from torchimpl.kernels.negative_binomial_log_pmf import NegativeLogPMF, value_operator
+from torchimpl.kernels.negative_binomial_log_pmf_one_pass import negative_log_pmf
 from torchimpl.kernels.negative_binomial_ops import NegativeBinomialCDF
 from torchimpl.saturate import saturate
 
@@ -203,10 +203,7 @@ def cdf_and_sf(y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def negative_log_masses(y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """-log pmf of float64 tensors, and whether count and mean are finite; mu and r may be 0-dim."""
+    """-log pmf of float64 tensors, and where an infinity would not be the input's; mu and r may be 0-dim."""
     counts = y.detach()
-    if torch.is_grad_enabled():
-        elements, *_ = NegativeLogPMF.apply(counts, mu, r)
-    else:
-        elements = value_operator(counts, mu.expand_as(y), r.expand_as(y))
-    return elements, torch.isfinite(counts) & torch.isfinite(mu.detach())
+    # all other input that is not finite gives NaN, or is the dispersion
+    return negative_log_pmf(counts, mu, r), counts.abs() < torch.inf

@@ -28,7 +28,6 @@ from torchimpl.kernels.negative_binomial_regions import (
 
 Three = tuple[Tensor, Tensor, Tensor]
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
-Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -194,32 +193,30 @@ def log_pmf_curvatures(y: Tensor, mu: Tensor, r: Tensor) -> Three:
     )
 
 
-def value_and_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Five:
-    """`log_pmf_value` and `log_pmf_slopes`."""
-    return log_pmf_value(y, mu, r), *log_pmf_slopes(y, mu, r)
-
-
 @functools.cache
-def evaluators(device_type: str) -> tuple[Callable[..., Tensor], Callable[..., Five]]:
-    """What evaluates the value, and value and slopes: compiled on the CPU, plain torch elsewhere."""
+def evaluators(device_type: str) -> tuple[Callable[..., Tensor], Callable[..., Four]]:
+    """What evaluates value and slopes on a device: the compiled kernel on the CPU, plain torch elsewhere."""
     if device_type == "cpu":
         # only here: Numba takes a second to import
         module = importlib.import_module(".negative_binomial_log_pmf_cpu", __package__)
-        return module.value_cpu, module.value_and_slopes_cpu
-    return log_pmf_value, value_and_slopes
+        return module.value_cpu, module.slopes_cpu
+    return log_pmf_value, log_pmf_slopes
 
 
 # operators, because torch.compile(dynamic=True) cannot lift float constants out of a Function's body
 @torch.library.custom_op("proven_losses::negative_binomial_log_pmf", mutates_args=())
 def value_operator(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
-    """-log pmf at float64 tensors of one shape."""
-    return evaluators(y.device.type)[0](y, mu, r)
+    """`log_pmf_value`."""
+    value, _ = evaluators(y.device.type)
+    return value(y, mu, r).contiguous()
 
 
 @torch.library.custom_op("proven_losses::negative_binomial_log_pmf_slopes", mutates_args=())
-def slopes_operator(y: Tensor, mu: Tensor, r: Tensor) -> Five:
-    """-log pmf, its derivatives in mu and r, and both `shrunk`."""
-    return evaluators(y.device.type)[1](y, mu, r)
+def slopes_operator(y: Tensor, mu: Tensor, r: Tensor) -> Four:
+    """`log_pmf_slopes`."""
+    _, slopes = evaluators(y.device.type)
+    d_mu, d_r, far_mu, far_r = (slope.contiguous() for slope in slopes(y, mu, r))
+    return d_mu, d_r, far_mu, far_r
 
 
 @torch.library.custom_op("proven_losses::negative_binomial_log_pmf_curvatures", mutates_args=())
@@ -234,9 +231,9 @@ def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Tensor:
 
 
 @slopes_operator.register_fake
-def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Five:
-    value, d_mu, d_r, far_mu, far_r = (mu.new_empty(mu.shape) for _ in range(5))
-    return value, d_mu, d_r, far_mu, far_r
+def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Four:
+    d_mu, d_r, far_mu, far_r = (mu.new_empty(mu.shape) for _ in range(4))
+    return d_mu, d_r, far_mu, far_r
 
 
 @curvatures_operator.register_fake
@@ -245,7 +242,7 @@ def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Three:
 
 
 value_operator.register_vmap(batched(value_operator, 1))
-slopes_operator.register_vmap(batched(slopes_operator, 5))
+slopes_operator.register_vmap(batched(slopes_operator, 4))
 curvatures_operator.register_vmap(batched(curvatures_operator, 3))
 
 
@@ -268,58 +265,56 @@ def pulled_back(cotangent: Tensor, slope: Tensor, far: Tensor, parameter: Tensor
     return torch.where(overflowed, grown(product), product)
 
 
-def summed_as(parameter: Tensor, gradient: Tensor | None) -> Tensor | None:
-    """The gradient of a parameter that may be 0-dim."""
-    if gradient is None or parameter.dim() == gradient.dim():
-        return gradient
-    return gradient.sum()
-
-
-def added(*terms: Tensor | None) -> Tensor | None:
-    """The sum of those that are not None."""
-    present = [term for term in terms if term is not None]
-    return functools.reduce(torch.add, present) if present else None
+def gradients(on_value: Tensor, y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """Of mu and r, from the cotangent of the value; differentiable once more."""
+    d_mu, d_r, far_mu, far_r = NegativeLogPMFSlopes.apply(y, mu.expand_as(y), r.expand_as(y))
+    return pulled_back(on_value, d_mu, far_mu, mu), pulled_back(on_value, d_r, far_r, r)
 
 
 class NegativeLogPMF(torch.autograd.Function):
-    """(y, mu, r) -> -log pmf, its slopes in mu and r, both `shrunk`; mu and r as y or 0-dim.
-
-    Differentiable twice in mu and r.
-    """
+    """(y, mu, r) -> -log pmf, differentiable twice in mu and r, which have the shape of y or are 0-dim."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Five:
-        """Everything in one pass."""
-        found: Five = slopes_operator(y, mu.expand_as(y), r.expand_as(y))
-        return found
+    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
+        """The value."""
+        value: Tensor = value_operator(y, mu.expand_as(y), r.expand_as(y))
+        return value
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Three, output: Five) -> None:
-        """Keep the inputs and the slopes."""
-        # the slopes are outputs: under create_graph they hang on this very node
-        ctx.save_for_backward(*inputs, *output[1:])
-        ctx.set_materialize_grads(False)
+    def setup_context(ctx: Any, inputs: Three, _output: Tensor) -> None:
+        """Keep the inputs."""
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The chain rule, from the value and (under create_graph) from the slopes."""
-        on_value, *on_slopes = cotangents
-        y, mu, r, d_mu, d_r, far_mu, far_r = ctx.saved_tensors
-        g_mu, g_r = None, None
-        if on_value is not None:
-            g_mu, g_r = pulled_back(on_value, d_mu, far_mu, mu), pulled_back(on_value, d_r, far_r, r)
-        on_mu, on_r = (
-            added(near, far if far is None else shrunk(far))
-            for near, far in zip(on_slopes[:2], on_slopes[2:], strict=True)
-        )
-        if on_mu is None and on_r is None:
-            return None, g_mu, g_r
-        d_mu_mu, d_mu_r, d_r_r = NegativeLogPMFCurvatures.apply(y, mu.expand_as(y), r.expand_as(y))
-        more_mu = summed_as(mu, weigh((on_mu, d_mu_mu), (on_r, d_mu_r)))
-        more_r = summed_as(r, weigh((on_mu, d_mu_r), (on_r, d_r_r)))
-        return None, added(g_mu, more_mu), added(g_r, more_r)
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        """Cotangent times slopes."""
+        return None, *gradients(cotangents[0], *ctx.saved_tensors)
+
+
+class NegativeLogPMFSlopes(torch.autograd.Function):
+    """(y, mu, r) -> the two derivatives of -log pmf, and both `shrunk`, differentiable once more."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, mu: Tensor, r: Tensor) -> Four:
+        """The slopes."""
+        slopes: Four = slopes_operator(y, mu, r)
+        return slopes
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Three, _output: Four) -> None:
+        """Keep the inputs."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        """Cotangents times curvatures."""
+        on_mu, on_r = cotangents[0] + shrunk(cotangents[2]), cotangents[1] + shrunk(cotangents[3])
+        d_mu_mu, d_mu_r, d_r_r = NegativeLogPMFCurvatures.apply(*ctx.saved_tensors)
+        return None, weigh((on_mu, d_mu_mu), (on_r, d_mu_r)), weigh((on_mu, d_mu_r), (on_r, d_r_r))
 
 
 class NegativeLogPMFCurvatures(LastDerivatives):

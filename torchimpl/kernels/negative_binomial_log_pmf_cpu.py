@@ -11,6 +11,7 @@ next process loads it.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from torchimpl.kernels.compiled import digest_of, run_shared
 from torchimpl.kernels.elementary_cpu import CONTRACT, floor
 from torchimpl.kernels.negative_binomial_cpu_lanes import LANES, stage
-from torchimpl.kernels.negative_binomial_log_pmf_cpu_general import SHRINK, any_slopes, any_value
+from torchimpl.kernels.negative_binomial_log_pmf_cpu_general import GROW, SHRINK, any_slopes, any_value
 from torchimpl.kernels.negative_binomial_log_pmf_cpu_lanes import (
     D_MU,
     D_R,
@@ -38,7 +39,9 @@ from torchimpl.kernels.negative_binomial_log_pmf_cpu_lanes import (
     zero_value,
 )
 
-Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Two = tuple[Tensor, Tensor]
+Three = tuple[Tensor, Tensor, Tensor]
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
 # elements classified at a time
 CHUNK = 2048
 # below so many elements a second thread costs more than it brings
@@ -99,11 +102,8 @@ def flush(
         zero_slopes(w)
     else:
         slopes(w)
-    _, d_mu, d_r, far_mu, far_r = results
     for i in range(count):
-        index = queue[i]
-        d_mu[index], d_r[index] = w[D_MU + i], w[D_R + i]
-        far_mu[index], far_r[index] = w[D_MU + i] * SHRINK, w[D_R + i] * SHRINK
+        results[1][queue[i]], results[2][queue[i]] = w[D_MU + i], w[D_R + i]
 
 
 @stage
@@ -116,12 +116,12 @@ def one_by_one(
 ) -> None:
     """Evaluate elements of any kind."""
     y, mu, r = inputs
-    found, d_mu, d_r, far_mu, far_r = results
+    found, d_mu, d_r = results
     for index in queue[:count]:
         arguments = y[index], mu[index], r[index]
         found[index] = any_value(*arguments)
         if with_slopes:
-            d_mu[index], d_r[index], far_mu[index], far_r[index] = any_slopes(*arguments)
+            d_mu[index], d_r[index], _, _ = any_slopes(*arguments)
 
 
 def compiled(key: str) -> Any:
@@ -135,13 +135,14 @@ def compiled(key: str) -> Any:
         start: int,
         stop: int,
     ) -> int:
+        y, mu, r = inputs
         w = np.empty(SIZE)
         found = np.empty(CHUNK, np.int64)
         queues = np.empty((CLASSES, LANES), np.int64)
         waiting = np.zeros(CLASSES, np.int64)
         for first in range(start, stop, CHUNK):
             count = min(CHUNK, stop - first)
-            classify(*inputs, first, count, found)
+            classify(y, mu, r, first, count, found)
             for i in range(count):
                 kind = found[i]
                 queues[kind, waiting[kind]] = first + i
@@ -162,13 +163,52 @@ def compiled(key: str) -> Any:
     return kernel
 
 
+@stage
+def product(cotangent: float, slope: float, far: float) -> float:
+    """Cotangent · slope, overflowing only where that does; 0 beside any slope gives 0."""
+    overflowed = abs(slope) == math.inf
+    factor = far if overflowed else slope
+    if cotangent == 0.0 and not abs(factor) < math.inf:
+        return 0.0
+    return cotangent * factor * (GROW if overflowed else 1.0)
+
+
+def compiled_pull_back(key: str) -> Any:
+    """Cotangents times slopes; `key` as in `compiled`."""
+
+    @njit(error_model="numpy", nogil=True, cache=True)
+    def kernel(
+        cotangents: np.ndarray,
+        inputs: tuple[np.ndarray, ...],
+        slopes_: tuple[np.ndarray, ...],
+        products: tuple[np.ndarray, ...],
+        start: int,
+        stop: int,
+    ) -> int:
+        y, mu, r = inputs
+        for i in range(start, stop):
+            d_mu, d_r, far_mu, far_r = slopes_[0][i], slopes_[1][i], 0.0, 0.0
+            if abs(d_mu) == math.inf or abs(d_r) == math.inf:
+                _, _, far_mu, far_r = any_slopes(y[i], mu[i], r[i])
+            products[0][i] = product(cotangents[i], d_mu, far_mu)
+            products[1][i] = product(cotangents[i], d_r, far_r)
+        return len(key)
+
+    return kernel
+
+
 kernel = compiled(digest_of(SOURCES))
+pull_back_kernel = compiled_pull_back(digest_of(SOURCES))
 
 
-def _run(y: Tensor, mu: Tensor, r: Tensor, results: tuple[Tensor, ...], *, with_slopes: bool) -> None:
-    inputs = tuple(t.detach().contiguous().view(-1).numpy() for t in (y, mu, r))
-    outputs = tuple(t.view(-1).numpy() for t in results)
-    run_shared(kernel, (inputs, outputs, with_slopes), mu.numel(), ELEMENTS_PER_THREAD)
+def arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+    """Flat views; of what is not contiguous, copies."""
+    return tuple(t.detach().contiguous().view(-1).numpy() for t in tensors)
+
+
+def empty(like: Tensor, number: int) -> tuple[Tensor, ...]:
+    """Contiguous tensors for the results."""
+    return tuple(torch.empty(like.shape, dtype=torch.float64) for _ in range(number))
 
 
 def value_cpu(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
@@ -190,27 +230,67 @@ def value_cpu(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
         >>> value_cpu(0 * one, one, one).exp().item()
         2.0
     """
-    result = torch.empty(mu.shape, dtype=torch.float64)
-    _run(y, mu, r, (result,) * 5, with_slopes=False)
-    return result
+    results = empty(mu, 1)
+    run_shared(kernel, (arrays(y, mu, r), arrays(*results) * 3, False), mu.numel(), ELEMENTS_PER_THREAD)
+    return results[0]
 
 
-def value_and_slopes_cpu(y: Tensor, mu: Tensor, r: Tensor) -> Five:
-    """`value_cpu`, the derivatives of -log pmf in mu and r, and both times 2^-512, which overflow later.
+def value_and_slopes_cpu(y: Tensor, mu: Tensor, r: Tensor) -> Three:
+    """`value_cpu`, and the derivatives of -log pmf in mu and r.
 
     Arguments are those of `value_cpu`; edges are those of
     `torchimpl.kernels.negative_binomial_log_pmf.log_pmf_slopes`.
 
     Returns:
-        Five contiguous float64 tensors of the same shape.
+        Three contiguous float64 tensors of the same shape.
 
     Example:
         >>> one = torch.ones(1, dtype=torch.float64)
-        >>> [round(slope.item(), 12) for slope in value_and_slopes_cpu(3 * one, one, one)[1:3]]
+        >>> [round(slope.item(), 12) for slope in value_and_slopes_cpu(3 * one, one, one)[1:]]
         [-1.0, -0.140186152773]
     """
-    shape = mu.shape
-    value_, d_mu, d_r, far_mu, far_r = (torch.empty(shape, dtype=torch.float64) for _ in range(5))
-    results = value_, d_mu, d_r, far_mu, far_r
-    _run(y, mu, r, results, with_slopes=True)
-    return results
+    value_, d_mu, d_r = results = empty(mu, 3)
+    run_shared(kernel, (arrays(y, mu, r), arrays(*results), True), mu.numel(), ELEMENTS_PER_THREAD)
+    return value_, d_mu, d_r
+
+
+def pull_back_cpu(cotangent: Tensor, y: Tensor, mu: Tensor, r: Tensor, d_mu: Tensor, d_r: Tensor) -> Two:
+    """Cotangent · d_mu and cotangent · d_r, which overflow only where the products do.
+
+    Args:
+        cotangent: one per element; 0 beside any slope gives 0.
+        y: as for `value_cpu`.
+        mu: as for `value_cpu`.
+        r: as for `value_cpu`.
+        d_mu: as `value_and_slopes_cpu` found it at (y, mu, r); may have overflowed.
+        d_r: likewise.
+
+    Returns:
+        Two contiguous float64 tensors of the same shape.
+
+    Example:
+        >>> y, mu, r, small = torch.tensor([7.0, 2.0**-1030, 1.0, 2.0**-20], dtype=torch.float64)[:, None]
+        >>> _, d_mu, d_r = value_and_slopes_cpu(y, mu, r)
+        >>> d_mu.item(), (pull_back_cpu(small, y, mu, r, d_mu, d_r)[0] / 2.0**1010).item()
+        (-inf, -7.0)
+    """
+    on_mu, on_r = results = empty(mu, 2)
+    arguments = (*arrays(cotangent), arrays(y, mu, r), arrays(d_mu, d_r), arrays(*results))
+    run_shared(pull_back_kernel, arguments, mu.numel(), ELEMENTS_PER_THREAD)
+    return on_mu, on_r
+
+
+def slopes_cpu(y: Tensor, mu: Tensor, r: Tensor) -> Four:
+    """Both derivatives of -log pmf, and both times 2^-512, which overflow later.
+
+    Arguments and edges are those of `value_and_slopes_cpu`.
+
+    Example:
+        >>> y, mu, r = torch.tensor([7.0, 2.0**-1030, 1.0], dtype=torch.float64)[:, None]
+        >>> [(slope / 2.0**518).item() for slope in slopes_cpu(y, mu, r)[::2]]
+        [-inf, -7.0]
+    """
+    _, d_mu, d_r = value_and_slopes_cpu(y, mu, r)
+    factor = torch.full(mu.shape, SHRINK, dtype=torch.float64)
+    far_mu, far_r = pull_back_cpu(factor, y, mu, r, d_mu, d_r)
+    return d_mu, d_r, far_mu, far_r

@@ -59,10 +59,7 @@ def any_value(count: float, mu: float, r: float) -> float:
     # 1 + z = (c/s)(mu/k) = y (c/k) and c/s may be no numbers, their logarithms are
     z, mu_over_k = x * ((mu - k) / k), mu / k
     apart = c_over_s < 1e-290 or c_over_s > 1e290
-    if apart:
-        of_r = x * (k - mu) - r * (log(c) - log(s))
-    else:
-        of_r = r * phi1(shift, c_over_s)
+    of_r = x * (k - mu) - r * (log(c) - log(s)) if apart else r * phi1(shift, c_over_s)
     if apart or mu_over_k > 1e-300:
         of_k = phi1(z, (room * mu / s) * (c / (room * k)) if apart else c_over_s * mu_over_k)
     else:
@@ -77,12 +74,13 @@ def any_value(count: float, mu: float, r: float) -> float:
         size = size - (1.0 - r * (log1p_r - log_r)) + log(growth)
     else:
         size = 0.5 * log1p(k / r)
-    return deviance + (LOG_SQRT_2PI + 0.5 * log(k) + size) - stirlings
+    value: float = deviance + (LOG_SQRT_2PI + 0.5 * log(k) + size) - stirlings
+    return value
 
 
 @stage
 def slope_in_mu(k: float, mu: float, r: float, growth: float, poisson: bool) -> tuple[float, float]:
-    """x (mu-k)/mu · growth, in the order that neither overflows nor underflows on the way; and shrunk."""
+    """Evaluate x (mu-k)/mu · growth, in the order that neither overflows nor underflows; and shrunk."""
     room = room_for_sums(max(k, mu, r))
     room_r = room * r
     s = room_r + room * mu
