@@ -12,7 +12,7 @@ from pathlib import Path
 import mpmath as mp
 
 DIGITS = 50
-NODES = 24
+NODES, FINE_NODES = 24, 32
 TARGET = Path(__file__).parents[1] / "torchimpl" / "kernels" / "negative_binomial_constants.py"
 
 Function = Callable[[mp.mpf], mp.mpf]
@@ -148,12 +148,13 @@ def module_text() -> str:
         parts.append(
             f"# {meaning}, on [{low}, {high}]; error {mp.nstr(error, 2)}\n" + listing(name, coefficients)
         )
-    nodes, weights = legendre_rule(NODES)
-    parts.append(
-        f"# Gauss-Legendre rule on [0, 1], {NODES} nodes\n"
-        + listing("NODES", nodes)
-        + listing("WEIGHTS", weights)
-    )
+    for prefix, count in (("", NODES), ("FINE_", FINE_NODES)):
+        nodes, weights = legendre_rule(count)
+        parts.append(
+            f"# Gauss-Legendre rule on [0, 1], {count} nodes\n"
+            + listing(f"{prefix}NODES", nodes)
+            + listing(f"{prefix}WEIGHTS", weights)
+        )
     high, low = split_log_2()
     parts.append(
         "# log 2 = high + low: high has 32 bits, so that its products with exponents of two are exact\n"

@@ -28,6 +28,7 @@ from torchimpl.kernels.negative_binomial_cpu import (
     REGIONS,
     SERIES,
     SOURCES,
+    TERMS,
     TERMS_TABLE,
     ZERO_COUNT,
     classify,
@@ -48,6 +49,9 @@ from torchimpl.kernels.negative_binomial_second_cpu_regions import (
 Three = tuple[Tensor, Tensor, Tensor]
 # below so many elements a further thread costs more than it brings
 ELEMENTS_PER_THREAD = 1 << 13
+# the fraction with so many terms reaches min(r, b) up to here, and the quadrature needs more than 48
+LONG_TERMS, LONG_LIMIT = 40, 96.0
+LONG_FRACTION = FRACTION + TERMS.index(LONG_TERMS)
 SECOND_SOURCES = (
     *SOURCES,
     "compiled",
@@ -55,6 +59,16 @@ SECOND_SOURCES = (
     "negative_binomial_second_cpu_fraction",
     "negative_binomial_second_cpu_regions",
 )
+
+
+@inlined
+def second_region(region: int, k: float, r: float) -> int:
+    """The region that answers for second derivatives, from the one that answers for F."""
+    if region == QUADRATURE:
+        return QUADRATURE if min(r, k + 1.0) > LONG_LIMIT else LONG_FRACTION
+    # a lower tail and small r: derivatives take longer to converge than the fraction itself
+    more = (region == LONG_FRACTION or region == LONG_FRACTION - 1) and r < 6.0
+    return region + 1 if more else region
 
 
 @inlined
@@ -133,6 +147,7 @@ def compiled(key: str) -> Any:
                     results[0][index], flat = edge_curvature(y[index], mu[index], r[index])
                     results[1][index] = results[2][index] = flat
                     continue
+                region = second_region(region, floor(y[index]), r[index])
                 queues[region, waiting[region]] = index
                 waiting[region] += 1
                 if waiting[region] == LANES:

@@ -48,13 +48,11 @@ from torchimpl.kernels.negative_binomial_cpu_lanes import (
     stage,
 )
 from torchimpl.kernels.negative_binomial_cpu_regions import (
-    NODES,
-    WEIGHTS,
     bending,
     prefactor,
     stirling_difference,
 )
-from torchimpl.kernels.negative_binomial_regions import QUADRATURE_DROP, QUADRATURE_WIDEST, SERIES_TERMS
+from torchimpl.kernels.negative_binomial_regions import QUADRATURE_WIDEST, SERIES_TERMS
 
 # results, and what the fraction needs beyond the slots of the kernel of first derivatives
 (D_MU_MU, D_MU_R, D_R_R, RATE, DD_VALUE, DD_NUMERATOR) = range(SIZE, SIZE + 6 * LANES, LANES)
@@ -62,6 +60,10 @@ SECOND_SIZE = SIZE + 6 * LANES
 
 # terms of the series beyond those of F: a factor n^2 for two derivatives
 SECOND_TERMS = SERIES_TERMS + 4
+
+# exp(-46) is 5e-5 of a unit roundoff: far out, the square of the score is thousands of times what it is nearby
+SECOND_DROP = 46.0
+NODES, WEIGHTS = np.array(constants.FINE_NODES), np.array(constants.FINE_WEIGHTS)
 
 trigamma_core = polynomial(constants.TRIGAMMA_CENTRED)
 
@@ -181,7 +183,7 @@ def quadrature_second(w: np.ndarray) -> None:
     steepest, change, over_c = T7, T8, T9
     prefactor(w)
     closed_forms(w)
-    drop, widest = QUADRATURE_DROP, QUADRATURE_WIDEST
+    drop, widest = SECOND_DROP, QUADRATURE_WIDEST
     for i in range(LANES):
         upper = w[DIFF + i] >= 0.0
         near, far = (w[X + i] if upper else w[Y + i]), (w[Y + i] if upper else w[X + i])
