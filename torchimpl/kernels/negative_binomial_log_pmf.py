@@ -79,15 +79,17 @@ def log_pmf_value(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
     s, c = room * e.r + room * e.mu, room * e.r + room * k
     x, c_over_s = torch.where(e.is_poisson, 1.0, room * e.r / s), torch.where(e.is_poisson, 1.0, c / s)
     shift = torch.where(e.is_poisson, 0.0, room * (k - e.mu) / s)
-    # 1 + z = (c/s)(mu/k) = y (c/k) and c/s may be no numbers, their logarithms are
+    # 1 + z = (c/s)(mu/k) = (mu/s)(c/k) and each may be no number, its logarithm is
     z, mu_over_k = x * ((e.mu - k) / k), e.mu / k
+    share = torch.where(e.is_poisson, 0.0, room * e.mu / s)
     apart = (c_over_s < 1e-290) | (c_over_s > 1e290)
-    near = phi1(z, torch.where(apart, (room * e.mu / s) * (c / (room * k)), c_over_s * mu_over_k))
+    by_mean = ~apart & (mu_over_k > 1e-300)
+    near = phi1(z, torch.where(by_mean, c_over_s * mu_over_k, share * (c / (room * k))))
     far = z - (torch.log(c_over_s) + torch.log(e.mu) - torch.log(k))
     of_r = torch.where(
         apart, x * (k - e.mu) - e.r * (torch.log(c) - torch.log(s)), e.r * phi1(shift, c_over_s)
     )
-    deviance = of_r + k * torch.where(apart | (mu_over_k > 1e-300), near, far)
+    deviance = of_r + k * torch.where(apart | by_mean | (share > 1e-300), near, far)
     small = e.r < 1.0
     # Gamma(r) = Gamma(1+r)/r below 1, where Stirling's formula fails
     raised = e.r + small

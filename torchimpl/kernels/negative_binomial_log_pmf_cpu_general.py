@@ -56,12 +56,14 @@ def any_value(count: float, mu: float, r: float) -> float:
     s, c = room * r + room * mu, room * r + room * k
     x, c_over_s = (1.0, 1.0) if poisson else (room * r / s, c / s)
     shift = 0.0 if poisson else room * (k - mu) / s
-    # 1 + z = (c/s)(mu/k) = y (c/k) and c/s may be no numbers, their logarithms are
-    z, mu_over_k = x * ((mu - k) / k), mu / k
+    # 1 + z = (c/s)(mu/k) = (mu/s)(c/k) and each may be no number, its logarithm is
+    z, mu_over_k, share = x * ((mu - k) / k), mu / k, 0.0 if poisson else room * mu / s
     apart = c_over_s < 1e-290 or c_over_s > 1e290
     of_r = x * (k - mu) - r * (log(c) - log(s)) if apart else r * phi1(shift, c_over_s)
-    if apart or mu_over_k > 1e-300:
-        of_k = phi1(z, (room * mu / s) * (c / (room * k)) if apart else c_over_s * mu_over_k)
+    if not apart and mu_over_k > 1e-300:
+        of_k = phi1(z, c_over_s * mu_over_k)
+    elif apart or share > 1e-300:
+        of_k = phi1(z, share * (c / (room * k)))
     else:
         of_k = z - (log(c_over_s) + log(mu) - log(k))
     deviance = of_r + k * of_k

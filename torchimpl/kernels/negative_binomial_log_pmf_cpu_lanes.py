@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from torchimpl.kernels.elementary_cpu import inlined, log, log1p, polynomial
+from torchimpl.kernels.elementary_cpu import fused, inlined, log, log1p, log_and, polynomial, sum_error
 from torchimpl.kernels.negative_binomial import LINEAR_STEPS
 from torchimpl.kernels.negative_binomial_constants import STIRLING
 from torchimpl.kernels.negative_binomial_cpu_lanes import (
@@ -79,11 +79,12 @@ def value(w: np.ndarray) -> None:
         small = r < 1.0
         # Gamma(r) = Gamma(1+r)/r below 1, where Stirling's formula fails
         raised = r + (1.0 if small else 0.0)
-        raise_ = raised / r
-        log_raise = log(raise_)
-        v_r, v_c = 1.0 / raised, 1.0 / c
+        v_r, v_c, ratio = 1.0 / raised, 1.0 / c, raised / r
+        # what rounding took from 1+r and from the quotient is put back
+        lost = sum_error(1.0 if small else 0.0, r, raised) + fused(-ratio, r, raised)
+        log_raise = log_and(ratio, lost * v_r)
         stirlings = v_c * stirling(v_c) - v_k * stirling(v_k) - v_r * stirling(v_r)
-        size = LOG_SQRT_2PI + 0.5 * log(k * (c / r) * raise_)
+        size = LOG_SQRT_2PI + 0.5 * log(k * (c / r) * ratio)
         size = size - (1.0 - r * log_raise) if small else size
         w[LOG_RAISE + i], w[LOG_RATIO + i], w[BEND + i] = log_raise, log_ratio, bend
         w[VALUE + i] = deviance + size - stirlings
