@@ -33,6 +33,16 @@ def evaluator(device_type: str) -> Callable[[Tensor, Tensor, Tensor], Partials]:
     return functools.partial(evaluate, dense=True)
 
 
+@functools.cache
+def second_evaluator(device_type: str) -> Callable[[Tensor, Tensor, Tensor], Three]:
+    """What evaluates second derivatives on a device: all of them analytic on the CPU, see `second_partials`."""
+    if device_type == "cpu":
+        module = importlib.import_module(".negative_binomial_second_cpu", __package__)
+        kernel: Callable[[Tensor, Tensor, Tensor], Three] = module.second_cpu
+        return kernel
+    return functools.partial(second_partials, dense=True, first=evaluator(device_type))
+
+
 @torch.library.custom_op("proven_losses::negative_binomial_cdf", mutates_args=())
 def cdf_operator(y: Tensor, mu: Tensor, r: Tensor) -> Four:
     """(F, S, dF/dmu, dF/dr) at float64 tensors of one shape."""
