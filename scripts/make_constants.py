@@ -121,7 +121,15 @@ FITS: tuple[tuple[str, str, Function, int, float, float, str], ...] = (
     # what remains of a logarithm and of an exponential once the power of two is taken out
     ("ATANH_CORE", "(atanh(w)/w - 1)/w² in w²", atanh_tail, 6, 0, 0.0295, "1e-15"),
     ("EXP_CORE", "(e^t - 1 - t)/t² in t", exp_tail, 10, -0.347, 0.347, "2e-18"),
-    ("TRIGAMMA_CENTRED", "(trigamma(z) - v - v²/2)/v³, v = 1/z, in 2v-1", centred_trigamma, 26, -1, 1, "6e-17"),
+    (
+        "TRIGAMMA_CENTRED",
+        "(trigamma(z) - v - v²/2)/v³, v = 1/z, in 2v-1",
+        centred_trigamma,
+        26,
+        -1,
+        1,
+        "6e-17",
+    ),
 )
 
 

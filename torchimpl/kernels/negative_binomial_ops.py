@@ -35,7 +35,7 @@ def evaluator(device_type: str) -> Callable[[Tensor, Tensor, Tensor], Partials]:
 
 @functools.cache
 def second_evaluator(device_type: str) -> Callable[[Tensor, Tensor, Tensor], Three]:
-    """What evaluates second derivatives on a device: all of them analytic on the CPU, see `second_partials`."""
+    """What evaluates second derivatives on a device: on the CPU all analytic, elsewhere `second_partials`."""
     if device_type == "cpu":
         module = importlib.import_module(".negative_binomial_second_cpu", __package__)
         kernel: Callable[[Tensor, Tensor, Tensor], Three] = module.second_cpu

@@ -1,8 +1,8 @@
 """Second derivatives of the negative-binomial CDF on the CPU: one compiled pass, vectorised by blocks.
 
-All three are analytic: second-order jets in r go through the same formulas as F itself. Which region answers
-for an element, how elements queue up and how threads share them is as in `negative_binomial_cpu`; an element's
-result depends neither on its neighbours nor on the number of threads.
+All three are analytic: second-order jets in r go through the same formulas as F itself. How elements queue up
+by region and how threads share them is as in `negative_binomial_cpu`; an element's result depends neither on
+its neighbours nor on the number of threads.
 
 Importing this module loads Numba. The first call ever compiles and keeps the result in Numba's cache; the
 next process loads it.
@@ -130,9 +130,7 @@ def compiled(key: str) -> Any:
     """The kernel; Numba looks its cache up by the value of `key`, because the kernel's closure holds it."""
 
     @njit(error_model="numpy", fastmath=set(CONTRACT), nogil=True, cache=True)
-    def kernel(
-        inputs: tuple[np.ndarray, ...], results: tuple[np.ndarray, ...], start: int, stop: int
-    ) -> int:
+    def kernel(inputs: tuple[np.ndarray, ...], results: tuple[np.ndarray, ...], start: int, stop: int) -> int:
         y, mu, r = inputs
         w = np.empty(SECOND_SIZE)
         found = np.empty(CHUNK, np.int64)

@@ -1,9 +1,9 @@
 """The continued fraction of the CPU kernel of second derivatives: a jet of second order in r.
 
 T = f0/V. Numerators, denominators and their first derivatives are those of `negative_binomial_cpu_fraction`;
-here come the second ones. All derivatives in x or y are (mu, r)-free multiples of mu/(r+mu)², whose logarithm
-has the derivative -2/(r+mu): so no two terms of the size of 1/r cancel. An n-th derivative is over
-min(r, 1)^-n.
+here come the second ones. First derivatives by way of x and y are multiples of mu/(r+mu)², whose logarithm
+has the derivative -2/(r+mu), so that no two terms of the size of 1/r cancel. An n-th derivative is kept
+multiplied by min(r, 1)^n.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from torchimpl.kernels.elementary_cpu import inlined
+from torchimpl.kernels.elementary_cpu import exp, inlined, log
 from torchimpl.kernels.negative_binomial_cpu_fraction import (
     A_,
     B_,
@@ -51,6 +51,7 @@ from torchimpl.kernels.negative_binomial_second_cpu_regions import (
     D_R_R,
     DD_NUMERATOR,
     DD_VALUE,
+    LOG_DENSITY,
     RATE,
     closed_forms,
     score_jet,
@@ -95,10 +96,8 @@ def bend_of_term(w: np.ndarray, i: int, m: float, pivot: float, following: float
 
 
 @inlined
-def root_jet(
-    square: float, d_half: float, dd_half: float, size: float
-) -> tuple[float, float, float]:
-    """Jet of a square root from that of half its argument; flat where the argument is rounding beside `size`."""
+def root_jet(square: float, d_half: float, dd_half: float, size: float) -> tuple[float, float, float]:
+    """Jet of a square root from that of half its argument; flat where the argument is rounding of `size`."""
     steady = square > FLAT * size
     root = math.sqrt(max(square, 0.0))
     over = 1.0 / (root + TINY)
@@ -185,6 +184,9 @@ def fraction_second(w: np.ndarray, terms: int) -> None:
         dd_first = 2.0 * d_lead * (d_grown - pivot * grown) + lead * (w[RATE + i] * d_grown)
         fall = d_value / value
         finish(w, i, value, fall, (dd_first + dd_quotient) / value - fall * fall)
+    for i in range(LANES):
+        if w[LOG_DENSITY + i] < 0.0:
+            finish_faint(w, i)
 
 
 @inlined
@@ -210,6 +212,14 @@ def finish(w: np.ndarray, i: int, value: float, fall: float, turn: float) -> Non
     d_u = change + shift * shift * over_c - turn
     curvature = d_u + u * u + (2.0 * u if r < 1.0 else 0.0)
     # f0 last: it is what may be subnormal
-    curvature = w[DENSITY + i] * (curvature / (value * scale))
-    curvature = 0.0 if w[DENSITY + i] == 0.0 else curvature
+    w[DD_VALUE + i] = curvature / value
+    curvature = 0.0 if w[DENSITY + i] == 0.0 else w[DENSITY + i] * (curvature / (value * scale))
+    w[D_R_R + i] = curvature if w[DIFF + i] >= 0.0 else -curvature
+
+
+@inlined
+def finish_faint(w: np.ndarray, i: int) -> None:
+    """The same where f0 underflows and f0/r² need not."""
+    size = exp(w[LOG_DENSITY + i] - log(w[SCALE + i]))
+    curvature = 0.0 if size == 0.0 else size * w[DD_VALUE + i]
     w[D_R_R + i] = curvature if w[DIFF + i] >= 0.0 else -curvature

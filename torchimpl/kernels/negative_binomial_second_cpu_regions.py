@@ -18,6 +18,7 @@ from torchimpl.kernels.negative_binomial_cpu_lanes import (
     D_MU,
     DENSITY,
     DIFF,
+    GROWTH,
     LANES,
     MU,
     ROOM,
@@ -55,13 +56,15 @@ from torchimpl.kernels.negative_binomial_cpu_regions import (
 from torchimpl.kernels.negative_binomial_regions import QUADRATURE_WIDEST, SERIES_TERMS
 
 # results, and what the fraction needs beyond the slots of the kernel of first derivatives
-(D_MU_MU, D_MU_R, D_R_R, RATE, DD_VALUE, DD_NUMERATOR) = range(SIZE, SIZE + 6 * LANES, LANES)
-SECOND_SIZE = SIZE + 6 * LANES
+(D_MU_MU, D_MU_R, D_R_R, RATE, DD_VALUE, DD_NUMERATOR, LOG_DENSITY) = range(SIZE, SIZE + 7 * LANES, LANES)
+SECOND_SIZE = SIZE + 7 * LANES
+# f0 below the first may have lost digits; up to the second count its logarithm is a short sum
+FAINT, FEW = 1e-307, 64.0
 
 # terms of the series beyond those of F: a factor n^2 for two derivatives
 SECOND_TERMS = SERIES_TERMS + 4
 
-# exp(-46) is 5e-5 of a unit roundoff: far out, the square of the score is thousands of times what it is nearby
+# exp(-46) is 1e-4 of a unit roundoff: far out, the square of the score is thousands of times that nearby
 SECOND_DROP = 46.0
 NODES, WEIGHTS = np.array(constants.FINE_NODES), np.array(constants.FINE_WEIGHTS)
 
@@ -76,7 +79,7 @@ def trigamma_excess(v: float) -> float:
 
 @inlined
 def score_jet(b: float, r: float, v_c: float) -> tuple[float, float]:
-    """(smax, d smax/dr), smax = h(r) - h(r+b) with h = log - digamma; (r smax - 1, r² d smax/dr + 1) if r < 1.
+    """(smax, d smax/dr), smax = h(r) - h(r+b), h = log - digamma; (r smax - 1, r² d smax/dr + 1) if r < 1.
 
     v_c is 1/(r+b).
     """
@@ -95,14 +98,40 @@ def score_jet(b: float, r: float, v_c: float) -> tuple[float, float]:
 def closed_forms(w: np.ndarray) -> None:
     """d²F/dmu² = dF/dmu (x (k-mu)/mu - 1/s) and d²F/dmu dr = dF/dmu · d log f0/dr, from the prefactor."""
     for i in range(LANES):
-        mu, k, d_mu, density = w[MU + i], w[B + i] - 1.0, w[D_MU + i], w[DENSITY + i]
-        pull = w[X + i] * (k - mu) / mu - w[ROOM + i] / w[S + i]
+        mu, d_mu, density = w[MU + i], w[D_MU + i], w[DENSITY + i]
+        pull = w[X + i] * (w[B + i] - 1.0 - mu)
         score = w[SCORE + i] - w[SCALE + i] * w[BEND + i]
-        # f0/min(r, 1) where it is a number: dF/dmu, smaller by min(r, 1), may be none
-        mixed = -(density / mu) * score if density > 1e-280 else d_mu * (score / w[SCALE + i])
         # a product with a factor that has underflowed to 0 is 0, not 0·inf
-        w[D_MU_MU + i] = 0.0 if d_mu == 0.0 else d_mu * pull
-        w[D_MU_R + i] = 0.0 if density == 0.0 and d_mu == 0.0 else mixed
+        straight = d_mu / mu * pull - d_mu * (w[ROOM + i] / w[S + i])
+        w[D_MU_MU + i] = 0.0 if d_mu == 0.0 else straight
+        w[D_MU_R + i] = 0.0 if density == 0.0 else -(density / mu) * score
+        w[LOG_DENSITY + i] = 0.0
+    for i in range(LANES):
+        if w[DENSITY + i] <= FAINT and w[B + i] <= FEW:
+            faint_forms(w, i)
+
+
+@inlined
+def faint_forms(w: np.ndarray, i: int) -> None:
+    """The closed forms where f0 underflows and they need not: f0/min(r, 1) by its logarithm."""
+    b, mu, r = w[B + i], w[MU + i], w[R + i]
+    log_mu, log_s = log(mu), log(w[S + i]) - log(w[ROOM + i])
+    ratio = mu / r
+    logarithm = -r * (log1p(ratio) if ratio < 1e300 else log_mu - log(r))
+    # Gamma(r+b)/(Gamma(r) Gamma(b)) y^b as a product
+    logarithm += log(max(r, 1.0)) + (log_mu - log_s)
+    for j in range(1, int(b)):
+        logarithm += log(r + j) - log(float(j)) + (log_mu - log_s)
+    # the last factor of the results comes first, for the same reason; only the fraction has one here
+    logarithm += log(w[GROWTH + i])
+    w[GROWTH + i] = 1.0
+    pull = w[X + i] * (b - 1.0 - mu) - w[Y + i]
+    score = w[SCORE + i] - w[SCALE + i] * w[BEND + i]
+    size = exp(logarithm + log(w[SCALE + i]) - 2.0 * log_mu)
+    mixed = exp(logarithm - log_mu)
+    w[D_MU_MU + i] = 0.0 if size == 0.0 else -size * pull
+    w[D_MU_R + i] = 0.0 if mixed == 0.0 else -mixed * score
+    w[LOG_DENSITY + i] = logarithm
 
 
 @stage
@@ -178,7 +207,7 @@ def series_second(w: np.ndarray) -> None:
 
 @stage
 def quadrature_second(w: np.ndarray) -> None:
-    """Both r and b large: T'' = f0 ∫ (g² + dg/dr) exp(-|lam| t - c K(t)) dt, g the score at what t reaches."""
+    """Both r and b large: T'' = f0 ∫ (g² + dg/dr) exp(-|lam| t - c K(t)) dt, g the score at m(t)."""
     weight, sign, distance, end, total, moment, turn = T0, T1, T2, T3, T4, T5, T6
     steepest, change, over_c = T7, T8, T9
     prefactor(w)
@@ -209,7 +238,7 @@ def quadrature_second(w: np.ndarray) -> None:
             t = w[end + i] * node
             growth, _, k = bending(w[weight + i], w[sign + i] * t)
             integrand = share * exp(-(w[distance + i] * t) - w[C + i] * (k / w[ROOM + i]))
-            # the score at the m reached by t: phi1((b-m)/(r+m)), through K where it is not small
+            # the bend at the m reached by t: phi1((b-m)/(r+m)), through K where it is not small
             away = growth if w[turn + i] > 0.0 else -growth / (1.0 + growth)
             move = w[ROOM + i] * w[MU + i] * away
             z = -(w[ROOM + i] * w[DIFF + i] + move) / (w[S + i] + move)
