@@ -1,9 +1,13 @@
-"""The negative-binomial distribution function with gradients in mean and dispersion."""
+"""The negative-binomial distribution function and log pmf with gradients in mean and dispersion."""
 
 import torch
 from torch import Tensor
 
-from torchimpl.negative_binomial import negative_binomial_cdf, negative_binomial_sf
+from torchimpl.negative_binomial import (
+    negative_binomial_cdf,
+    negative_binomial_log_prob,
+    negative_binomial_sf,
+)
 
 from .common import DEVICES, LossBenchmark, counts, positive, ratio
 
@@ -17,8 +21,15 @@ def table_cdf(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
     return distribution.log_prob(k).exp().cumsum(1).gather(1, y.long()[:, None])[:, 0]
 
 
-class NegativeBinomialCDF(LossBenchmark):
-    """negative_binomial_cdf, summed; size = elements."""
+def log_gamma_form(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
+    """Log pmf by log-gamma functions, in the precision of the input: what is written everywhere."""
+    ways = torch.lgamma(y + r) - torch.lgamma(r) - torch.lgamma(y + 1)
+    log_total = torch.log(r + mu)
+    return ways + r * (torch.log(r) - log_total) + y * (torch.log(mu) - log_total)
+
+
+class CountsBenchmark(LossBenchmark):
+    """Counts with a mean and a dispersion each; size = elements."""
 
     params = ((256, 8192), DEVICES)
     differentiable = ("mu", "r")
@@ -26,6 +37,10 @@ class NegativeBinomialCDF(LossBenchmark):
     def tensors(self, size: int) -> dict[str, Tensor]:
         """Over-dispersed counts and log-normal parameters of shape (size,)."""
         return {"y": counts(size), "mu": 5 * positive(size), "r": positive(size)}
+
+
+class NegativeBinomialCDF(CountsBenchmark):
+    """negative_binomial_cdf, summed; size = elements."""
 
     def loss(self, y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
         return negative_binomial_cdf(y, mu, r).sum()
@@ -47,3 +62,18 @@ class NegativeBinomialSF(NegativeBinomialCDF):
 
     def textbook(self, y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
         return (1 - table_cdf(y, mu, r)).sum()
+
+
+class NegativeBinomialLogProb(CountsBenchmark):
+    """negative_binomial_log_prob, summed; size = elements."""
+
+    def loss(self, y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
+        return negative_binomial_log_prob(y, mu, r).sum()
+
+    def textbook(self, y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
+        return log_gamma_form(y, mu, r).sum()
+
+    @ratio
+    def track_ratio_to_lgamma(self, *_: object) -> float:
+        """Against log-gamma functions, which are faster and lose digits."""
+        return self.ratio()

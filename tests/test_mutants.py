@@ -185,6 +185,8 @@ def test_every_module_has_a_plan():
         written = {str(path.with_suffix("")) for path in files if path.name != "__init__.py"}
         if package == "refimpl":
             written = {one for one in written if "/" not in one} - {"__main__", "checks"}
+        else:
+            written = {one for one in written if not any(part in one for part in plan.COMPILED)}
         assert written == set(modules)
         assert sum(1 for _ in sampled(package, list(modules), None, 0)) <= 2500
 

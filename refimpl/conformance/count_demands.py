@@ -23,13 +23,8 @@ def wrapper(name: str, options: str) -> tuple[Demand, ...]:
 
 
 def _invalid(name: str) -> tuple[Demand, ...]:
+    """What holds for the three functions alike."""
     call = f"target.{name}(counts, means, sizes)"
-    below_zero = {"negative_binomial_cdf": "0.0", "negative_binomial_sf": "1.0"}
-    edge, total = below_zero[name], {"0.0": "4999.0", "1.0": "1.0"}[below_zero[name]]
-    # r / mu is no number, and 1 - F(1) is r (log(mu / r) - 1)
-    lowest, highest = {"0.0": ("1.0", "1.0"), "1.0": ("8.04e-198", "8.06e-198")}[edge]
-    # 1 - F(2) is r (log(9/4) - 115/162), give and take its bound
-    least, most = {"0.0": ("1.0", "1.0"), "1.0": ("3.559213264912317e-134", "3.5592132649131605e-134")}[edge]
     return (
         Demand(f"target.{name}(counts, means, sizes, validate=True)", call),
         Demand(
@@ -39,14 +34,6 @@ def _invalid(name: str) -> tuple[Demand, ...]:
         Demand(f"target.{name}(counts, means, two)", f"target.{name}(counts, means, two.expand(4))"),
         Demand(f"target.{name}(counts, two, sizes)", f"target.{name}(counts, two.expand(4), sizes)"),
         Demand(f"target.{name}(counts.double(), means, sizes)", call),
-        Demand(
-            f"{lowest} <= target.{name}(ramp[1:2], 1e150 + none[:1], 1e-200 + none[:1]).item() <= {highest}",
-            "True",
-        ),
-        Demand(
-            f"{least} <= target.{name}(ramp[2:3], 1.25 * powers(-440), powers(-440)).item() <= {most}",
-            "True",
-        ),
         # counts beyond the narrow integer types, and in the narrowest that holds them
         Demand(
             f"target.{name}(many, wide_means, wide_means)",
@@ -65,8 +52,6 @@ def _invalid(name: str) -> tuple[Demand, ...]:
             f"target.{name}(torch.tensor([255.0]), one[None], two[None])",
         ),
         Demand(f"target.{name}(counts.view(2, 2), means.view(2, 2), sizes.view(2, 2))", f"{call}.view(2, 2)"),
-        Demand(f"target.{name}(counts - 5, means, sizes)[:2].tolist()", f"[{edge}] * 2"),
-        Demand(f"target.{name}(torch.where(ramp < 4999, 1, -1), 0 * ramp, 1 + ramp).sum().item()", total),
         Demand(f"target.{name}(counts, means - 1, sizes).isnan().tolist()", "[False, True, False, False]"),
         Demand(f"target.{name}(counts, means * torch.nan, sizes).isnan().all().item()", "True"),
         Demand(f"target.{name}(counts, means, sizes * torch.nan).isnan().all().item()", "True"),
@@ -78,6 +63,59 @@ def _invalid(name: str) -> tuple[Demand, ...]:
         Demand(f"slope(lambda r: target.{name}(counts, means, r).sum(), two) != 0.0", "True"),
         Demand(f"slope(lambda mu: target.{name}(counts, mu, sizes).sum(), two) != 0.0", "True"),
         Demand(f"target.{name}(counts, means, sizes - 1).isnan().tolist()", "[False, True, True, False]"),
+    )
+
+
+def _tails(name: str) -> tuple[Demand, ...]:
+    """Edges of the CDF and of the survival function."""
+    below_zero = {"negative_binomial_cdf": "0.0", "negative_binomial_sf": "1.0"}
+    edge, total = below_zero[name], {"0.0": "4999.0", "1.0": "1.0"}[below_zero[name]]
+    # r / mu is no number, and 1 - F(1) is r (log(mu / r) - 1)
+    lowest, highest = {"0.0": ("1.0", "1.0"), "1.0": ("8.04e-198", "8.06e-198")}[edge]
+    # 1 - F(2) is r (log(9/4) - 115/162), give and take its bound
+    least, most = {"0.0": ("1.0", "1.0"), "1.0": ("3.559213264912317e-134", "3.5592132649131605e-134")}[edge]
+    return (
+        *_invalid(name),
+        *_tiny_dispersions(name, (lowest, highest), (least, most)),
+        Demand(f"target.{name}(counts - 5, means, sizes)[:2].tolist()", f"[{edge}] * 2"),
+        Demand(f"target.{name}(torch.where(ramp < 4999, 1, -1), 0 * ramp, 1 + ramp).sum().item()", total),
+    )
+
+
+def _log_prob(name: str) -> tuple[Demand, ...]:
+    """Edges of the log mass."""
+    impossible = "torch.where(ramp < 4999, 1, -1)"
+    return (
+        *_invalid(name),
+        # log p(1) is log(r), log p(2) is log(25 r / 162), give and take the bound
+        *_tiny_dispersions(
+            name,
+            ("-460.51701859880967", "-460.51701859880865"),
+            ("-306.85347995674044", "-306.85347995673976"),
+        ),
+        # no mass: the lowest number of the dtype, and -inf where the count itself is infinite
+        Demand(f"target.{name}(counts - 5, means, sizes)[:2].tolist()", "[torch.finfo(one.dtype).min] * 2"),
+        Demand(f"(target.{name}({impossible}, 0 * ramp, 1 + ramp) + top).any().item()", "False"),
+        Demand(f"target.{name}(endless, means, sizes).isneginf().tolist()", "(~mask).tolist()"),
+        # all mass
+        Demand(f"target.{name}(0 * ramp, 0 * ramp, 1 + ramp).any().item()", "False"),
+        # the Poisson law: log p(0) = -mu
+        Demand(f"target.{name}(0 * counts, means, two * torch.inf)", "-means"),
+    )
+
+
+def _tiny_dispersions(name: str, first: tuple[str, str], second: tuple[str, str]) -> tuple[Demand, ...]:
+    """Parameters whose ratio or sum is at the end of the range."""
+    (lowest, highest), (least, most) = first, second
+    return (
+        Demand(
+            f"{lowest} <= target.{name}(ramp[1:2], 1e150 + none[:1], 1e-200 + none[:1]).item() <= {highest}",
+            "True",
+        ),
+        Demand(
+            f"{least} <= target.{name}(ramp[2:3], 1.25 * powers(-440), powers(-440)).item() <= {most}",
+            "True",
+        ),
     )
 
 
@@ -174,8 +212,9 @@ COUNT_DEMANDS: dict[str, tuple[Demand, ...]] = {
             "target.quantile_absolute_loss(outputs['r1'], outputs['r2'], counts, counts)",
         ),
     ),
-    "negative_binomial_cdf": _invalid("negative_binomial_cdf"),
-    "negative_binomial_sf": _invalid("negative_binomial_sf"),
+    "negative_binomial_cdf": _tails("negative_binomial_cdf"),
+    "negative_binomial_sf": _tails("negative_binomial_sf"),
+    "negative_binomial_log_prob": _log_prob("negative_binomial_log_prob"),
     "compute_numeric_cdf": (
         Demand(
             f"target.compute_numeric_cdf({POISSON}, counts + 0.75)",

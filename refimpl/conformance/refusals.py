@@ -266,7 +266,10 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
     "concordance_loss_nce": tuple(_concordance("concordance_loss_nce")),
     "negative_pearson_loss": tuple(_pearson("negative_pearson_loss")),
     "quantile_absolute_loss": tuple(_quantile("quantile_absolute_loss")),
-    **{name: tuple(_count(name)) for name in ("negative_binomial_cdf", "negative_binomial_sf")},
+    **{
+        name: tuple(_count(name))
+        for name in ("negative_binomial_cdf", "negative_binomial_sf", "negative_binomial_log_prob")
+    },
     "compute_numeric_cdf": tuple(_numeric("compute_numeric_cdf")),
     "compute_residual_mse": tuple(_residual("compute_residual_mse")),
     "CompositeLoss": tuple(_composite("CompositeLoss")),

@@ -28,7 +28,7 @@ LARGEST = torch.finfo(torch.float64).max
 CPU_BLOCK = 8192
 CPU_BLOCK_QUADRATURE = 1024
 DENSE_BLOCK = 1 << 18
-# the fraction needs min(r, b) below, the quadrature above: its integrand falls by e^-QUADRATURE_DROP only there
+# the fraction needs min(r, b) below, the quadrature above: only there its integrand falls far enough
 FRACTION_LIMIT = 65.0
 FRACTION_TERMS = (10, 16, 24, 40)
 # up to so many elements all take the longest fraction among them: the number of calls is what costs
