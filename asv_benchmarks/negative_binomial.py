@@ -1,15 +1,22 @@
 """The negative-binomial distribution function and log pmf with gradients in mean and dispersion."""
 
+from collections.abc import Callable
+
 import torch
+from scipy.special import betainc
 from torch import Tensor
 
+from torchimpl.kernels.negative_binomial import evaluate
 from torchimpl.negative_binomial import (
     negative_binomial_cdf,
     negative_binomial_log_prob,
     negative_binomial_sf,
 )
 
-from .common import DEVICES, LossBenchmark, counts, positive, ratio
+from .common import DEVICES, LossBenchmark, counts, paired_ratio, positive, ratio
+
+# as many elements as a table of 1,000 counts has room for
+FEW = slice(0, 4000)
 
 
 def table_cdf(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
@@ -19,6 +26,21 @@ def table_cdf(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
         r[:, None], logits=(mu.log() - r.log())[:, None], validate_args=False
     )
     return distribution.log_prob(k).exp().cumsum(1).gather(1, y.long()[:, None])[:, 0]
+
+
+def table_of_thousand(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
+    """`table_cdf` of 1,000 counts, whatever the largest is."""
+    k = torch.arange(1000, dtype=mu.dtype)
+    distribution = torch.distributions.NegativeBinomial(
+        r[:, None], logits=(mu.log() - r.log())[:, None], validate_args=False
+    )
+    return distribution.log_prob(k).exp().cumsum(1).gather(1, y.clamp(max=999).long()[:, None]).sum()
+
+
+def plain_cdf(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
+    """The CDF by the plain-torch kernel: value and slopes in one pass, the chain rule by products."""
+    found = evaluate(y, mu.detach(), r.detach(), dense=False)
+    return (found.d_mu * mu + found.d_r * r).sum()
 
 
 def log_gamma_form(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
@@ -77,3 +99,65 @@ class NegativeBinomialLogProb(CountsBenchmark):
     def track_ratio_to_lgamma(self, *_: object) -> float:
         """Against log-gamma functions, which are faster and lose digits."""
         return self.ratio()
+
+
+class NegativeBinomialCDFInLong(LossBenchmark):
+    """negative_binomial_cdf with both gradients on many realistic elements; float64, CPU; size = elements."""
+
+    params = ((100_000, 1_000_000), ("cpu",))
+    differentiable = ("mu", "r")
+
+    def tensors(self, size: int) -> dict[str, Tensor]:
+        """Means of 0.1 to 300 and dispersions of 0.1 to 100, log-uniform, and counts drawn from the law."""
+        mu, r = (
+            10 ** torch.empty(size, dtype=torch.float64).uniform_(*ends) for ends in ((-1, 2.5), (-1, 2))
+        )
+        return {"y": torch.poisson(torch.distributions.Gamma(r, r / mu).sample()), "mu": mu, "r": r}
+
+    def loss(self, y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
+        return negative_binomial_cdf(y, mu, r).sum()
+
+    def textbook(self, y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
+        """A table with 1,000 counts, of as many elements as it has room for."""
+        return table_of_thousand(y[FEW], mu[FEW], r[FEW])
+
+    def per_element(self, function: Callable[..., Tensor]) -> float:
+        """Time of all elements over that of a few in a table, times the share of those: both with gradients."""
+        few = {name: value.detach()[FEW].clone() for name, value in self.inputs.items()}
+        leaves = [few[name].requires_grad_() for name in self.differentiable]
+        found = paired_ratio(
+            lambda: self.run_backward(function),
+            lambda: torch.autograd.grad(table_of_thousand(**few), leaves),
+            most=12,
+        )
+        return round(found * len(few["y"]) / len(self.inputs["y"]), 5)
+
+    @ratio
+    def track_ratio_to_betainc(self, *_: object) -> float:
+        """Value and both gradients over the value alone of `scipy.special.betainc`."""
+        y, mu, r = (self.inputs[name].detach().numpy() for name in ("y", "mu", "r"))
+        x = r / (r + mu)
+        return paired_ratio(lambda: self.run_backward(self.loss), lambda: betainc(r, y + 1, x))
+
+    @ratio
+    def track_ratio_to_table(self, *_: object) -> float:
+        """Over a table with 1,000 counts, both forward and backward, per element."""
+        return self.per_element(self.loss)
+
+    @ratio
+    def track_ratio_of_plain_torch_to_table(self, *_: object) -> float:
+        """The plain-torch kernel in its form for a CPU, per element, over the same table."""
+        return self.per_element(plain_cdf)
+
+    @ratio
+    def track_ratio_of_one_huge_count(self, *_: object) -> float:
+        """With one count of a million over without."""
+        ordinary = dict(self.inputs)
+        huge = self.inputs["y"].clone()
+        huge[0] = 1e6
+
+        def run(y: Tensor) -> None:
+            self.inputs = {**ordinary, "y": y}
+            self.run_backward(self.loss)
+
+        return paired_ratio(lambda: run(huge), lambda: run(ordinary["y"]))
