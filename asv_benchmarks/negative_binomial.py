@@ -102,7 +102,7 @@ class NegativeBinomialLogProb(CountsBenchmark):
 
     @ratio
     def track_ratio_to_lgamma(self, *_: object) -> float:
-        """Against log-gamma functions, which are faster and lose digits."""
+        """Against log-gamma functions, which lose digits."""
         return self.ratio()
 
 

@@ -114,6 +114,17 @@ class TestAccuracy:
             # two deviances of four roundings each, two logarithms of 1 ulp, the sum
             assert abs(found.item() / expected - 1.0) <= 11 * 2.0**-53
 
+    def test_one_event_at_a_small_mean_and_dispersion(self):
+        """The fractions 1/r and (1-mu)/s, far larger than their difference, are subtracted exactly."""
+        ctx.dps = 100
+        columns = table([1.0], [10.0**-e for e in range(1, 15)], [10.0**-e for e in range(1, 15)])
+        *_, found = value_and_slopes_cpu(*columns)
+        for k, mu, r, actual in zip(*(c.tolist() for c in (*columns, found)), strict=True):
+            error = abs(float(arb(actual) - self.exact(k, mu, r)[2]))
+            # the fraction, two logarithms and the rest of the score: at most 8 roundings each
+            terms = mu * (1 + r) / ((mu + r) * r) + math.log((1 + r) / (mu + r)) + math.log((1 + r) / r) + 2
+            assert error <= 8 * 2.0**-53 * terms, (mu, r)
+
     @pytest.mark.parametrize("draw", [realistic, wide])
     def test_both_ways_keep_the_bound(self, draw):
         """The guarded scalar code and the lanes are two evaluations of one number."""

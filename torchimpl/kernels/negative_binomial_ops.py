@@ -53,8 +53,7 @@ def cdf_operator(y: Tensor, mu: Tensor, r: Tensor) -> Four:
 @torch.library.custom_op("proven_losses::negative_binomial_second", mutates_args=())
 def second_operator(y: Tensor, mu: Tensor, r: Tensor) -> Three:
     """(d²F/dmu², d²F/dmu dr, d²F/dr²) at float64 tensors of one shape."""
-    device_type = y.device.type
-    found = second_partials(y, mu, r, dense=device_type != "cpu", first=evaluator(device_type))
+    found = second_evaluator(y.device.type)(y, mu, r)
     d_mu_mu, d_mu_r, d_r_r = (value.contiguous() for value in found)
     return d_mu_mu, d_mu_r, d_r_r
 

@@ -1,4 +1,7 @@
-"""Second derivatives of the negative-binomial CDF: two closed forms, and a difference for the one in r."""
+"""Second derivatives of the negative-binomial CDF: two closed forms, and a difference for the one in r.
+
+In plain torch, for every device but the CPU: there `negative_binomial_second_cpu` needs no difference.
+"""
 
 from __future__ import annotations
 
