@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,12 +24,16 @@ Three = tuple[Tensor, Tensor, Tensor]
 
 @functools.cache
 def evaluator(device_type: str) -> Callable[[Tensor, Tensor, Tensor], Partials]:
-    """What evaluates the CDF on a device: the compiled kernel on the CPU, plain torch elsewhere."""
+    """What evaluates the CDF on a device: a compiled kernel on the CPU and on CUDA, plain torch elsewhere."""
     if device_type == "cpu":
         # only here: Numba takes a second to import
         module = importlib.import_module(".negative_binomial_cpu", __package__)
         kernel: Callable[[Tensor, Tensor, Tensor], Partials] = module.evaluate_cpu
         return kernel
+    if device_type == "cuda":
+        triton = importlib.import_module(".negative_binomial_cuda", __package__)
+        if triton.available():
+            return cast("Callable[[Tensor, Tensor, Tensor], Partials]", triton.evaluate_cuda)
     return functools.partial(evaluate, dense=True)
 
 
