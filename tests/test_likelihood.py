@@ -324,5 +324,5 @@ def test_refusals():
 
 def test_a_reduction_that_does_not_exist_is_named_whatever_the_form():
     y, mu = torch.tensor([1.0]), torch.tensor([2.0])
-    with pytest.raises(ValueError, match="reduction must be one of .*'average'"):
+    with pytest.raises(ValueError, match="'average'"):
         negative_binomial_nll(y, mu, mu, reduction="average")
