@@ -247,7 +247,8 @@ class TestCompany:
         arguments = self.mixture()
         expected = value_and_slopes_cpu(*arguments)
         products = pull_back_cpu(arguments[0], *arguments, *expected[1:])
-        monkeypatch.setattr(negative_binomial_log_pmf_cpu, "ELEMENTS_PER_THREAD", 100)
+        for name in ("ELEMENTS_PER_THREAD", "PRODUCTS_PER_THREAD"):
+            monkeypatch.setattr(negative_binomial_log_pmf_cpu, name, 100)
         torch.set_num_threads(threads)
         assert same(value_and_slopes_cpu(*arguments), expected)
         assert same(pull_back_cpu(arguments[0], *arguments, *expected[1:]), products)
