@@ -116,11 +116,14 @@ class TestAccuracy:
 
     def test_one_event_at_a_small_mean_and_dispersion(self):
         """The fractions 1/r and (1-mu)/s, far larger than their difference, are subtracted exactly."""
-        ctx.dps = 100
-        columns = table([1.0], [10.0**-e for e in range(1, 15)], [10.0**-e for e in range(1, 15)])
-        *_, found = value_and_slopes_cpu(*columns)
-        for k, mu, r, actual in zip(*(c.tolist() for c in (*columns, found)), strict=True):
-            error = abs(float(arb(actual) - self.exact(k, mu, r)[2]))
+        ctx.dps = 400
+        # the last of both: where the parameters grow by powers of two
+        sizes = [10.0**-e for e in range(1, 15)]
+        columns = table([1.0], [*sizes, 5e-324], [*sizes, 1e-155])
+        both = torch.stack([value_and_slopes_cpu(*columns)[2], log_pmf_slopes(*columns)[1]], 1)
+        for k, mu, r, actual in zip(*(c.tolist() for c in (*columns, both)), strict=True):
+            exact = self.exact(k, mu, r)[2]
+            error = max(abs(float(arb(slope) - exact)) for slope in actual)
             # the fraction, two logarithms and the rest of the score: at most 8 roundings each
             terms = mu * (1 + r) / ((mu + r) * r) + math.log((1 + r) / (mu + r)) + math.log((1 + r) / r) + 2
             assert error <= 8 * 2.0**-53 * terms, (mu, r)

@@ -137,7 +137,8 @@ def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Four:
     d_r = bend - torch.where(small, score + inverse, score)
     # r and mu small: (k-mu)/s - 1/r in one fraction, whose two parts would cancel at k = 1
     merged = ((e.k - 1.0) * e.r - mean * (1.0 + e.r)) * (room / total) * inverse
-    rest = torch.log(c_over_s) + torch.log(growth) + score
+    # the logarithms of the growth in both terms cancel
+    rest = torch.log(c_over_s) + score
     d_r = torch.where(small & (mean < 0.5), merged * growth - rest, d_r)
     # beside fractions that overflow nothing else counts; the order keeps them away from subnormal numbers
     numerator = 0.25 * ((e.k - 1.0) * e.r) - (0.25 * mean) * (1.0 + e.r)

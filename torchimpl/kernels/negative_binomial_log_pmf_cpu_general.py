@@ -117,7 +117,8 @@ def slope_in_r(k: float, mean: float, r: float, growth: float) -> tuple[float, f
     if mean < 0.5:
         # r and mu small: (k-mu)/s - 1/r in one fraction, whose two parts would cancel at k = 1
         merged = ((k - 1.0) * r - mean * (1.0 + r)) * (room / total) * inverse
-        slope = merged * growth - (log(c_over_s) + log(growth) + score)
+        # the logarithms of the growth in the other two terms cancel
+        slope = merged * growth - (log(c_over_s) + score)
     else:
         slope = bend - (score + inverse)
     # beside fractions that overflow nothing else counts; the order keeps them away from subnormal numbers
