@@ -76,7 +76,7 @@ def _at(k: float, mu: float, r: float, bits: int) -> Truth | None:
     d_mu = -gauss.log_prefactor(point).exp() / mean
     score = w.p - s.log() - c / s
     smax = (size.log() - size.digamma()) - (c.log() - c.digamma())
-    bend_max = w.d - 1 / c  # -d smax/dr
+    bend_max = 1 / c - w.d  # -d smax/dr > 0
     lower = min(small, rest)
     pulls = (b - 1) / mean, c / s
     d_r, d_r_r = sign * slope, sign * bend
@@ -95,7 +95,7 @@ def _at(k: float, mu: float, r: float, bits: int) -> Truth | None:
         scale_r=lower * smax,
         scale_mu_mu=abs(d_mu) * (pulls[0] + pulls[1]),
         scale_mu_r=abs(d_mu) * (2 * smax - score),
-        scale_r_r=lower * (smax * smax + bend_max - 1 / size),
+        scale_r_r=lower * (smax * smax + bend_max),
     )
     return found if narrow(found) else None
 
