@@ -53,7 +53,12 @@ PINNED = [
     ("torchimpl", "negative_binomial", "term", "1.0 - parameter -> 1.0"),
     ("torchimpl", "replicates", "arguments", "_residual(reads_r2, mu_r2) -> _residual(mu_r2, reads_r2)"),
     ("torchimpl", "alignment", "normaliser", "value.numel() -> value.numel() + 1"),
-    ("torchimpl", "saturate", "branch", "torch.where(huge, _GUARD, 1.0) -> 1.0"),
+    (
+        "torchimpl",
+        "saturate",
+        "branch",
+        "torch.where(huge, _GUARD, elements.new_ones(())) -> elements.new_ones(())",
+    ),
     ("torchimpl", "scaling", "function", "x.abs().amax -> x.abs().amin"),
     ("torchimpl", "checks", "comparison", "0.0 <= number < math.inf -> 0.0 > number < math.inf"),
     ("torchimpl", "masked", "dtype", "checks.result_dtype -> checks.elementwise_dtype"),

@@ -388,7 +388,7 @@ class TestDispatch:
         meta = [torch.empty(3, dtype=torch.float64, device="meta") for _ in range(3)]
         assert evaluator("meta")(*meta).cdf.device.type == "meta"
         arguments = double(*realistic(1000, seed=6))
-        assert same(evaluator("cuda")(*arguments), evaluate(*arguments, dense=True))
+        assert same(evaluator("xpu")(*arguments), evaluate(*arguments, dense=True))
 
     # torch's own use of what torch deprecates
     @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

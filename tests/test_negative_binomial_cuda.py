@@ -35,7 +35,7 @@ HOMES = {
     "series": ((4.0, 30.0, 0.5), ["series"]),
     "short": ((3.0, 20.0, 6.0), ["fraction", "prefactor"]),
     "long": ((20.0, 10.0, 1.2), ["fraction", "prefactor"]),
-    "quadrature": ((80.0, 95.0, 60.0), ["prefactor", "quadrature"]),
+    "quadrature": ((80.0, 95.0, 90.0), ["prefactor", "quadrature"]),
     "special": ((1.0, -1.0, 2.0), []),
 }
 EDGES = [

@@ -263,8 +263,10 @@ COUNT_DEMANDS: dict[str, tuple[Demand, ...]] = {
         ),
         Demand(
             f"slope(lambda x: target.compute_numeric_cdf({BINOMIAL}(x, logits=2000 + none[0]), "
-            "counts[:1]).sum(), one.double()) > -1.0",
-            "True",
+            "counts[:1]).sum(), one.double()) > -1.0 and "
+            f"target.compute_numeric_cdf({BINOMIAL}(one.double(), logits=2000 + none[0]), "
+            "counts[:1]) < 1e-300",
+            "torch.tensor([True])",
         ),
     ),
     "nll_loss": (

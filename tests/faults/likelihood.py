@@ -2,8 +2,11 @@
 
 # ruff: noqa: ARG002 - a method that is replaced may use less than the right one
 
+import functools
+
 import torch
 
+import torchimpl
 from tests.faults.base import (
     Fault,
     caught,
@@ -131,10 +134,15 @@ class BroadcastColumns(Columns):
         return parameter.double()
 
 
-class HalfAlone(Columns):
-    def __call__(self, model_outputs, batch, *, reduction="mean"):
-        value = super().__call__(model_outputs, batch, reduction=reduction)
+def half_alone():
+    right = torchimpl.nll_loss
+
+    @functools.wraps(right)
+    def wrong(model_outputs, *given, **options):
+        value = right(model_outputs, *given, **options)
         return value if "r1" in model_outputs else value / 2
+
+    return wrong
 
 
 class SingleInside(Likelihood):
@@ -226,7 +234,7 @@ FAULTS = (
     ),
     Fault("looks for NaN on every call", NLL, "sync", Item, Likelihood),
     Fault("columns broadcast against rows", NLL, "option", BroadcastColumns, Columns),
-    Fault("one replicate alone weighs half", NLL, "option", HalfAlone, Columns),
+    Fault("one replicate alone weighs half", NLL, "option", half_alone, production(NLL)),
     Fault("default reduction wrong", NLL, "option", with_default(NLL, reduction="sum"), production(NLL)),
     Fault(
         "missing key raises AttributeError",
