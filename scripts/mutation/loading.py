@@ -46,6 +46,15 @@ class _Renamed(ast.NodeTransformer):
         return node
 
 
+class _Uncached(ast.NodeTransformer):
+    """Leave nothing of compiled kernels in Numba's cache: it knows them by their file, not by their change."""
+
+    def visit_keyword(self, node: ast.keyword) -> ast.AST:
+        if node.arg == "cache":
+            node.value = ast.Constant(value=False)
+        return node
+
+
 class _Plain(_Renamed):
     """The oracles without Numba: kernels are plain functions, with IEEE division and functions."""
 
@@ -104,6 +113,8 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         plain = self.package == "refimpl"
         if plain:
             module.__dict__["__divide__"] = pure.divide
+        if not plain:
+            tree = _Uncached().visit(tree)
         if self.name != self.package:
             tree = (_Plain if plain else _Renamed)(self.package, self.name).visit(tree)
         code = compile(ast.fix_missing_locations(tree), str(path), "exec")
