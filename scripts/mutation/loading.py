@@ -47,7 +47,7 @@ class _Renamed(ast.NodeTransformer):
 
 
 class _Uncached(ast.NodeTransformer):
-    """Leave nothing of compiled kernels in Numba's cache: it knows them by their file, not by their change."""
+    """Leave no compiled kernel in Numba's cache, which knows them by their file, not by their change."""
 
     def visit_keyword(self, node: ast.keyword) -> ast.AST:
         if node.arg == "cache":
