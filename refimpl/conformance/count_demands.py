@@ -261,6 +261,10 @@ COUNT_DEMANDS: dict[str, tuple[Demand, ...]] = {
             f"{BINOMIAL}(one.double() / 100, logits=x), counts[:1]).sum(), 705 + none[0]) < -8.674e-6",
             "True",
         ),
+        # a total count of 0, which torch allows, puts all mass on 0
+        Demand(
+            f"target.compute_numeric_cdf({BINOMIAL}(0 * one, probs=one / 2), counts).tolist()", "[1.0] * 4"
+        ),
         Demand(
             f"slope(lambda x: target.compute_numeric_cdf({BINOMIAL}(x, logits=2000 + none[0]), "
             "counts[:1]).sum(), one.double()) > -1.0 and "
