@@ -326,3 +326,9 @@ def test_a_reduction_that_does_not_exist_is_named_whatever_the_form():
     y, mu = torch.tensor([1.0]), torch.tensor([2.0])
     with pytest.raises(ValueError, match="'average'"):
         negative_binomial_nll(y, mu, mu, reduction="average")
+
+
+def test_module_and_function_validate_alike_by_default():
+    invalid = {"mu": torch.tensor([1.0]), "r": torch.tensor([-1.0])}, {"reads": torch.tensor([1.0])}
+    assert NLLLoss()(*invalid).isnan()
+    assert nll_loss(*invalid).isnan()
