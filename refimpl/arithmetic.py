@@ -24,7 +24,6 @@ DoubleDouble: TypeAlias = tuple[float, float]
 # IEEE division (x / 0 is inf, not an exception) and no re-association: what the proofs below assume
 kernel = njit(cache=True, error_model="numpy")
 
-UNIT_ROUNDOFF = 2.0**-53
 FLOAT64_MAX = math.ldexp(1.0 - 2.0**-53, 1024)
 
 
@@ -110,26 +109,6 @@ def dd(a: float) -> DoubleDouble:
 def to_float(x: DoubleDouble) -> float:
     """Round hi + lo once to float64."""
     return x[0] + x[1]
-
-
-@kernel
-def dd_neg(x: DoubleDouble) -> DoubleDouble:
-    """Negate: -x, exact."""
-    return -x[0], -x[1]
-
-
-@kernel
-def dd_abs(x: DoubleDouble) -> DoubleDouble:
-    """Absolute value |x|, exact."""
-    if x[0] < 0.0:
-        return -x[0], -x[1]
-    return x
-
-
-@kernel
-def dd_less(x: DoubleDouble, y: DoubleDouble) -> bool:
-    """True where x < y; False where either is NaN."""
-    return x[0] < y[0] or (x[0] == y[0] and x[1] < y[1])
 
 
 @kernel
@@ -221,23 +200,3 @@ def to_float_scaled(x: DoubleDouble, n: int) -> float:
         (inf, 5e-324)
     """
     return to_float(dd_scale(x, n))
-
-
-@kernel
-def dd_sqrt(x: DoubleDouble) -> DoubleDouble:
-    """Square root of x, relative error <= 4u^2; negative x gives NaN, 0 gives 0.
-
-    One Newton step (Karp's trick) on the exact remainder, with the argument brought into [1/4, 1) first.
-
-    Example:
-        >>> dd_sqrt((9.0, 0.0))
-        (3.0, 0.0)
-    """
-    if x[0] == 0.0 or not math.isfinite(x[0]):
-        return math.sqrt(x[0]), 0.0
-    mantissa, exponent = dd_frexp(x)
-    if exponent % 2 != 0:
-        mantissa, exponent = dd_scale(mantissa, -1), exponent + 1
-    root = math.sqrt(mantissa[0])
-    remainder = dd_sub(mantissa, two_prod(root, root))
-    return dd_scale(quick_two_sum(root, remainder[0] / (2.0 * root)), exponent // 2)

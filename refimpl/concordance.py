@@ -254,16 +254,13 @@ def _value(x: Array, y: Array, settings: Settings) -> float | Array:
 def _gradient(x: Array, y: Array, settings: Settings, cotangent: ArrayLike) -> tuple[Array, Array]:
     """Both gradients, (B, D)."""
     tau, eps, reduction = settings
-    shape = x.shape[:2]
     weights = as_float64("cotangent", cotangent)
     if weights.shape not in {(), x.shape[:1]} or (reduction != "none" and weights.ndim > 0):
         raise ValueError(
             f"cotangent must be a number (or have shape {x.shape[:1]} for 'none'), got {weights.shape}"
         )
-    if x.size == 0:
-        return np.zeros(shape), np.zeros(shape)
     each_row = np.array(np.broadcast_to(weights, x.shape[:1]))
-    divisor = float(shape[0]) if reduction == "mean" else 1.0
+    divisor = float(x.shape[0]) if reduction == "mean" else 1.0
     finite = _finite_rows(x, y)
     gx, gy = gradients(np.nan_to_num(x), np.nan_to_num(y), (tau, eps, divisor), each_row, finite)
     return to_floats(gx), to_floats(gy)

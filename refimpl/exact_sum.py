@@ -112,7 +112,7 @@ def read_sum(limbs: IntArray) -> Scaled:
 
 @kernel
 def exact_difference(a: float, b: float) -> Scaled:
-    """Difference a - b = x 2^n exactly, a and b finite; n is 1 where it could overflow, else 0."""
+    """Difference a - b = x 2^n, exact for finite a and b; n is 1 where it could overflow, else 0."""
     if min(abs(a), abs(b)) > 2.0**900:
         return two_sum(0.5 * a, -0.5 * b), 1
     return two_sum(a, -b), 0

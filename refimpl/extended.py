@@ -87,7 +87,7 @@ def wide_div(x: Wide, y: Wide) -> Wide:
 def wide_exp(x: Wide) -> Wide:
     """Exponential of x <= 0; e^x below e^-8192 is 0."""
     if x[2] < 0:
-        return 1.0, x[0] * _LOW * _LOW if x[2] == -1 else 0.0, 0
+        return 1.0, 0.0, 0  # to 2^-256
     if x[2] > 0 or x[0] < _EXP_IS_ZERO:
         return 0.0, 0.0, 0
     s, k = exp_parts((x[0], x[1]))

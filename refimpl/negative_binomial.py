@@ -12,17 +12,18 @@ anywhere, r <= 0, mu < 0 and mu = inf give NaN at that element.
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refimpl.arithmetic import FLOAT64_MAX
 from refimpl.checks import Array, as_float64
 from refimpl.negative_binomial_tables import (
     LOG_MASS,
     LOG_SLOPE_MU,
     LOG_SLOPE_R,
     MASS,
+    ROWS,
     SLOPE_MU,
     SLOPE_R,
     F,
@@ -31,27 +32,24 @@ from refimpl.negative_binomial_tables import (
     fill_log_masses,
     full,
     pulled_back,
+    pulled_back_slope,
     table,
 )
 
-# the kernel, its number of rows, and the rows of the derivatives in mu and r
-_DISTRIBUTION = (fill_distribution, 5, SLOPE_MU, SLOPE_R)
-_LOG_MASSES = (fill_log_masses, 5, LOG_SLOPE_MU, LOG_SLOPE_R)
+
+def _weight(cotangent: ArrayLike, sign: float, y: Array) -> Array:
+    return sign * full("cotangent", as_float64("cotangent", cotangent), y)
 
 
 def _gradient(
-    which: tuple[Callable[..., int], int, int, int],
-    parameters: tuple[ArrayLike, ArrayLike, ArrayLike],
-    sign: float,
-    cotangent: ArrayLike,
+    parameters: tuple[ArrayLike, ArrayLike, ArrayLike], sign: float, cotangent: ArrayLike
 ) -> tuple[Array, Array]:
-    fill, rows, row_mu, row_r = which
-    (high, low), y, mu, r = table(fill, rows, *parameters)
-    weight = sign * full("cotangent", as_float64("cotangent", cotangent), y)
-    weight = weight.reshape(()) if y.shape == () else weight
+    """Of the distribution function."""
+    (high, low), y, mu, r = table(fill_distribution, *parameters)
+    weight = _weight(cotangent, sign, y)
     return (
-        pulled_back((high[row_mu], low[row_mu]), weight, 1.0, mu.shape),
-        pulled_back((high[row_r], low[row_r]), weight, 1.0, r.shape),
+        pulled_back((high[SLOPE_MU], low[SLOPE_MU]), weight, 1.0, mu.shape),
+        pulled_back((high[SLOPE_R], low[SLOPE_R]), weight, 1.0, r.shape),
     )
 
 
@@ -73,8 +71,8 @@ def negative_binomial_partials(
         >>> F, S, mass, slope_mu
         (array([0.75]), array([0.25]), array([0.25]), array([-0.25]))
     """
-    (high, low), counts, _, _ = table(fill_distribution, 5, y, mu, r)
-    f, s, mass, slope_mu, slope_r = (high + low).reshape(5, *counts.shape)
+    (high, _), counts, _, _ = table(fill_distribution, y, mu, r)
+    f, s, mass, slope_mu, slope_r = high.reshape(ROWS, *counts.shape)
     return f, s, mass, slope_mu, slope_r
 
 
@@ -115,8 +113,8 @@ def negative_binomial_log_pmf(y: ArrayLike, mu: ArrayLike, r: ArrayLike) -> Arra
         >>> bool(negative_binomial_log_pmf(5000.0, 1.0, 1.0) == -5001 * np.log(2.0))
         True
     """
-    (high, low), counts, _, _ = table(fill_log_masses, 5, y, mu, r)
-    return np.asarray((high + low)[LOG_MASS].reshape(counts.shape))
+    (high, _), counts, _, _ = table(fill_log_masses, y, mu, r)
+    return np.asarray(high[LOG_MASS].reshape(counts.shape))
 
 
 def negative_binomial_cdf_gradient(
@@ -138,7 +136,7 @@ def negative_binomial_cdf_gradient(
         >>> g_mu, g_r.shape
         (array([-0.25, -0.25]), ())
     """
-    return _gradient(_DISTRIBUTION, (y, mu, r), 1.0, cotangent)
+    return _gradient((y, mu, r), 1.0, cotangent)
 
 
 def negative_binomial_sf_gradient(
@@ -150,7 +148,7 @@ def negative_binomial_sf_gradient(
         >>> negative_binomial_sf_gradient([0.0], [1.0], [1.0])[0]
         array([0.25])
     """
-    return _gradient(_DISTRIBUTION, (y, mu, r), -1.0, cotangent)
+    return _gradient((y, mu, r), -1.0, cotangent)
 
 
 def negative_binomial_log_pmf_gradient(
@@ -165,7 +163,38 @@ def negative_binomial_log_pmf_gradient(
         >>> negative_binomial_log_pmf_gradient([3.0], [1.0], [1.0])[0]
         array([1.])
     """
-    return _gradient(_LOG_MASSES, (y, mu, r), 1.0, cotangent)
+    tables, counts, mean, size = table(fill_log_masses, y, mu, r)
+    weight = _weight(cotangent, 1.0, counts)
+    return (
+        pulled_back_slope(tables, LOG_SLOPE_MU, weight, 1.0, mean.shape),
+        pulled_back_slope(tables, LOG_SLOPE_R, weight, 1.0, size.shape),
+    )
+
+
+def negative_binomial_log_prob(y: ArrayLike, mu: ArrayLike, r: ArrayLike) -> Array:
+    """`negative_binomial_log_pmf` as a loss gives it: finite for finite input.
+
+    Where no mass is (y < 0; mu = 0 < y) the value saturates at the lowest float64; y = +-inf gives -inf.
+    Arguments and errors as `negative_binomial_partials`.
+
+    Example:
+        >>> negative_binomial_log_prob([0.0, -1.0, np.inf], 0.0, 1.0)
+        array([ 0.00000000e+000, -1.79769313e+308,             -inf])
+    """
+    log_mass = negative_binomial_log_pmf(y, mu, r)
+    return np.where(np.isfinite(as_float64("y", y)), np.maximum(log_mass, -FLOAT64_MAX), log_mass)
+
+
+def negative_binomial_log_prob_gradient(
+    y: ArrayLike, mu: ArrayLike, r: ArrayLike, cotangent: ArrayLike = 1.0
+) -> tuple[Array, Array]:
+    """Vector-Jacobian product of `negative_binomial_log_prob`: that of the log mass, whatever saturates.
+
+    Example:
+        >>> negative_binomial_log_prob_gradient([3.0], [1.0], [1.0])[0]
+        array([1.])
+    """
+    return negative_binomial_log_pmf_gradient(y, mu, r, cotangent)
 
 
 def poisson_cdf(y: ArrayLike, rate: ArrayLike) -> Array:

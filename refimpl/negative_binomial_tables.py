@@ -14,13 +14,15 @@ from refimpl.negative_binomial_terms import log_slope_in_mu, log_slope_in_r_with
 from refimpl.scaled import Scaled, normalised, sc, sc_add, sc_div, sc_mul, sc_pair
 
 # rows of the tables that the kernels fill
-F, S, MASS, SLOPE_MU, SLOPE_R = range(5)
+ROWS = 5
+F, S, MASS, SLOPE_MU, SLOPE_R = range(ROWS)
 LOG_MASS, LOG_SLOPE_MU, LOG_SLOPE_R = range(3)
 # two rows further on, a derivative of the log mass is kept times 2^-128: a mean of some that overflow may not
 SCALED, SHIFT = 2, 128
 
 IntArray: TypeAlias = NDArray[np.int64]
-# (high parts, low parts), each of shape (rows, n): one double-double a quantity and element
+# (high parts, low parts), each of shape (rows, n): one double-double a quantity and element, whose high part
+# is the rounded number
 Table: TypeAlias = tuple[Array, Array]
 
 
@@ -143,7 +145,7 @@ def full(name: str, parameter: Array, y: Array) -> Array:
 
 
 def table(
-    fill: Callable[..., int], rows: int, y: ArrayLike, mu: ArrayLike, r: ArrayLike
+    fill: Callable[..., int], y: ArrayLike, mu: ArrayLike, r: ArrayLike
 ) -> tuple[Table, Array, Array, Array]:
     """Fill a table; return it with y, mu and r as float64 arrays of their own shapes.
 
@@ -152,7 +154,7 @@ def table(
     """
     counts, mean, size = as_float64("y", y), as_float64("mu", mu), as_float64("r", r)
     flat, flat_mean, flat_size = counts.reshape(-1), full("mu", mean, counts), full("r", size, counts)
-    high, low = np.zeros((rows, flat.size)), np.zeros((rows, flat.size))
+    high, low = np.zeros((ROWS, flat.size)), np.zeros((ROWS, flat.size))
     failed = fill(flat, flat_mean, flat_size, MAX_TERMS, high, low)
     if failed >= 0:
         index = tuple(int(part) for part in np.unravel_index(failed, counts.shape))
@@ -169,7 +171,7 @@ def distribution_table(y: ArrayLike, mu: ArrayLike, r: ArrayLike) -> Table:
     Returns:
         (high, low), each of shape (5, n), rows `F`, `S`, `MASS`, `SLOPE_MU`, `SLOPE_R`.
     """
-    return table(fill_distribution, 5, y, mu, r)[0]
+    return table(fill_distribution, y, mu, r)[0]
 
 
 def log_mass_table(y: ArrayLike, mu: ArrayLike, r: ArrayLike) -> Table:
@@ -179,7 +181,7 @@ def log_mass_table(y: ArrayLike, mu: ArrayLike, r: ArrayLike) -> Table:
         (high, low), each of shape (5, n), rows `LOG_MASS`, `LOG_SLOPE_MU`, `LOG_SLOPE_R`, and the two
         derivatives times 2^-`SHIFT` in rows `SCALED` further on.
     """
-    return table(fill_log_masses, 5, y, mu, r)[0]
+    return table(fill_log_masses, y, mu, r)[0]
 
 
 def pulled_back_slope(
@@ -206,6 +208,6 @@ def pulled_back(
     """
     lacking = np.zeros(weight.size, np.int64) if shift is None else shift
     high, low = weighted(*row, lacking, weight.reshape(-1), divisor)
-    if shape == () and weight.shape != ():
+    if shape == ():
         return np.asarray(mean_of(high, low, 1.0))
-    return np.asarray((high + low).reshape(shape))
+    return np.asarray(high.reshape(shape))

@@ -225,7 +225,7 @@ def compared(arguments: list[Replicate]) -> tuple[list[Table], Array, Array, Arr
 def _value(arguments: list[Replicate], reduction: str) -> float | Array:
     _, high, low, _ = compared(arguments)
     if reduction == "none":
-        return np.asarray((high + low).reshape(arguments[0][0].shape))
+        return np.asarray(high.reshape(arguments[0][0].shape))
     return min(mean_of(high, low, float(high.size) if reduction == "mean" else 1.0), FLOAT64_MAX)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import mpmath as mp
 
 DIGITS = 50
-NODES = 24
+NODES, FINE_NODES = 24, 32
 TARGET = Path(__file__).parents[1] / "torchimpl" / "kernels" / "negative_binomial_constants.py"
 
 Function = Callable[[mp.mpf], mp.mpf]
@@ -43,6 +43,11 @@ def trigamma_excess(v: mp.mpf) -> mp.mpf:
     if v < mp.mpf("1e-9"):
         return mp.mpf(1) / 6 - v**2 / 30
     return (mp.psi(1, 1 / v) - v - v**2 / 2) / v**3
+
+
+def centred_trigamma(t: mp.mpf) -> mp.mpf:
+    """`trigamma_excess` in t = 2v-1."""
+    return trigamma_excess((t + 1) / 2)
 
 
 def atanh_tail(t: mp.mpf) -> mp.mpf:
@@ -113,7 +118,25 @@ FITS: tuple[tuple[str, str, Function, int, float, float, str], ...] = (
     ("ATANH_NEAR", "(atanh(w)/w - 1)/w² in w²", atanh_tail, 9, 0, 1 / 16, "1e-18"),
     ("ATANH_WIDE", "(atanh(w)/w - 1)/w² in w²", atanh_tail, 13, 0, 1 / 4, "1e-17"),
     ("EXP_TAIL", "(e^t - 1 - t)/t² in t", exp_tail, 16, -1.6, 1.6, "1e-17"),
+    # what remains of a logarithm and of an exponential once the power of two is taken out
+    ("ATANH_CORE", "(atanh(w)/w - 1)/w² in w²", atanh_tail, 6, 0, 0.0295, "1e-15"),
+    ("EXP_CORE", "(e^t - 1 - t)/t² in t", exp_tail, 10, -0.347, 0.347, "2e-18"),
+    (
+        "TRIGAMMA_CENTRED",
+        "(trigamma(z) - v - v²/2)/v³, v = 1/z, in 2v-1",
+        centred_trigamma,
+        26,
+        -1,
+        1,
+        "6e-17",
+    ),
 )
+
+
+def split_log_2() -> tuple[mp.mpf, mp.mpf]:
+    """The logarithm of 2 as 32 bits, whose products with exponents of two are exact, and the rest."""
+    high = mp.floor(mp.log(2) * 2**32) / 2**32
+    return high, mp.log(2) - high
 
 
 def listing(name: str, values: list[mp.mpf]) -> str:
@@ -133,11 +156,17 @@ def module_text() -> str:
         parts.append(
             f"# {meaning}, on [{low}, {high}]; error {mp.nstr(error, 2)}\n" + listing(name, coefficients)
         )
-    nodes, weights = legendre_rule(NODES)
+    for prefix, count in (("", NODES), ("FINE_", FINE_NODES)):
+        nodes, weights = legendre_rule(count)
+        parts.append(
+            f"# Gauss-Legendre rule on [0, 1], {count} nodes\n"
+            + listing(f"{prefix}NODES", nodes)
+            + listing(f"{prefix}WEIGHTS", weights)
+        )
+    high, low = split_log_2()
     parts.append(
-        f"# Gauss-Legendre rule on [0, 1], {NODES} nodes\n"
-        + listing("NODES", nodes)
-        + listing("WEIGHTS", weights)
+        "# log 2 = high + low: high has 32 bits, so that its products with exponents of two are exact\n"
+        f"LN2_HIGH = {float(high)!r}\nLN2_LOW = {float(low)!r}\n"
     )
     return "\n".join(parts)
 

@@ -14,7 +14,11 @@ from torchimpl.composite import CompositeLoss
 from torchimpl.concordance import ConcordanceLossNCE, concordance_loss_nce
 from torchimpl.likelihood import NLLLoss, nll_loss
 from torchimpl.masked import MaskedMSE, MaskedSSE, masked_mse, masked_sse
-from torchimpl.negative_binomial import negative_binomial_cdf, negative_binomial_sf
+from torchimpl.negative_binomial import (
+    negative_binomial_cdf,
+    negative_binomial_log_prob,
+    negative_binomial_sf,
+)
 from torchimpl.pearson import NegativePearsonLoss, negative_pearson_loss
 from torchimpl.quantile import QuantileAbsoluteLoss, quantile_absolute_loss
 from torchimpl.replicates import (
@@ -153,6 +157,9 @@ CASES = (
     Case("negative_pearson_loss", negative_pearson_loss, _pair, (0, 1)),
     Case("negative_binomial_cdf", negative_binomial_cdf, _negative_binomial, (1, 2), elementwise=True),
     Case("negative_binomial_sf", negative_binomial_sf, _negative_binomial, (1, 2), elementwise=True),
+    Case(
+        "negative_binomial_log_prob", negative_binomial_log_prob, _negative_binomial, (1, 2), elementwise=True
+    ),
     Case("quantile_absolute_loss", _call_quantile(quantile_absolute_loss), _replicates, (0, 1, 2, 3)),
     Case("nll_loss", from_flat(nll_loss), _replicates, (0, 1, 2, 3)),
     Case("compute_residual_mse", compute_residual_mse, _residuals, (0, 1, 2, 3, 4)),

@@ -36,6 +36,15 @@ def ulps(actual, exact, *, saturates):
     return float(abs(found - sign * size) / Fraction(last_place))
 
 
+def rounded_once(actual, exact, *, saturates):
+    """Whether actual is one rounding of something 2^-40 ulp from exact, and within 1 ulp where it is tiny.
+
+    What is subnormal is rounded twice, and below 2^-980 so is the low part of a double-double.
+    """
+    allowed = 1 if abs(exact) < Fraction(2) ** -980 else 0.5 + 2.0**-40
+    return ulps(actual, exact, saturates=saturates) <= allowed
+
+
 def fractions(values):
     """Exact rationals of an array, in C order."""
     return [Fraction(float(value)) for value in np.asarray(values, np.float64).flat]

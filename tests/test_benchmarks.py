@@ -11,7 +11,7 @@ from time import sleep
 import pytest
 import torch
 
-from asv_benchmarks import common
+from asv_benchmarks import common, negative_binomial
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
@@ -87,6 +87,27 @@ def test_loss_and_textbook_are_the_same_quantity(cls):
     assert loss.ndim == textbook.ndim == 0
     # half the digits of float32: the textbook versions are rough, another formula is further away
     assert abs(loss.item() - textbook.item()) <= math.sqrt(torch.finfo(torch.float32).eps) * abs(loss.item())
+
+
+def test_the_ways_to_many_cdfs_are_compared_on_the_same_quantity(quick, monkeypatch):
+    monkeypatch.setattr(negative_binomial, "paired_ratio", common.paired_ratio)
+    benchmark = negative_binomial.NegativeBinomialCDFOfMany()
+    benchmark.setup(500)
+    # a count that the table does not have is read as its last one
+    benchmark.inputs["y"] = benchmark.inputs["y"].clamp(max=999)
+    ours = negative_binomial.kernel_cdf(**benchmark.inputs)
+    gradients = torch.autograd.grad(ours, (benchmark.inputs["mu"], benchmark.inputs["r"]))
+    table = negative_binomial.table_of_thousand(**benchmark.inputs)
+    # half the digits of float64: a table cancels
+    assert abs(ours.item() - table.item()) <= math.sqrt(torch.finfo(torch.float64).eps) * ours.item()
+    plain = torch.autograd.grad(
+        negative_binomial.plain_cdf(**benchmark.inputs), (benchmark.inputs["mu"], benchmark.inputs["r"])
+    )
+    for one, other in zip(gradients, plain, strict=True):
+        half = math.sqrt(torch.finfo(torch.float64).eps)
+        assert bool(((one - other).abs() <= half * one.abs().max()).all())
+    for name in methods(type(benchmark), "track_ratio_"):
+        assert 0 < getattr(benchmark, name)(500) < math.inf
 
 
 @pytest.mark.parametrize("cls", BENCHMARKS)

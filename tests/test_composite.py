@@ -117,6 +117,14 @@ def test_dtypes_promote_and_the_weights_stay_float64():
     assert loss({"a": torch.tensor(3), "b": single}, {}).dtype is torch.float32
 
 
+def test_a_change_of_device_and_dtype_reaches_the_components_and_moves_the_weights():
+    linear = torch.nn.Linear(1, 1)
+    loss = CompositeLoss([CompositeLoss([linear], [1.0])], [1.0]).to("meta", torch.float16)
+    assert loss.weights.device.type == "meta"
+    assert loss.weights.dtype is torch.float64
+    assert {(p.device.type, p.dtype) for p in loss.parameters()} == {("meta", torch.float16)}
+
+
 def test_weights_may_change_between_steps_and_travel_in_the_state_dict():
     loss = CompositeLoss([first, second], [1.0, 0.0])
     loss.weights[1] = 2.0

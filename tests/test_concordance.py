@@ -1,5 +1,6 @@
 """InfoNCE between replicates: accuracy against the oracle, hard inputs, memory, derivatives, refusals."""
 
+import inspect
 import math
 
 import mpmath
@@ -500,3 +501,57 @@ def test_second_derivatives_of_rows_far_from_their_own_source():
     expected = torch.tensor([[-59400.0, 59600.0], [59400.0, -59600.0]], dtype=torch.float64)
     bound = 32 * 2.0**-53 * expected.abs()  # the roundings of products and sums of like terms
     assert bool(((torch.stack(found) - expected).abs() <= bound).all())
+
+
+def test_two_sources_near_a_row_beside_its_own_far_one():
+    # rows 1 and 2 lie on their sources; row 0 lies between those two, and has its own at 1e9
+    x, y = _leaves(torch.tensor([0.03125, 1.0, -1.0]), torch.tensor([1e9, 1.0, -1.0]))
+    (gy,) = torch.autograd.grad(concordance_loss_nce(x, y, 0.1, eps=0.0, reduction="sum"), y)
+    # d_02 - d_01 = 1/8; row 2 gives source 1 the weight of a distance of 2
+    near, other = 1 / (1 + math.exp(-1.25)), 1 / (1 + math.exp(40))
+    expected = 20 * (near * (0.03125 - 1) - 2 * other)
+    # the result rounds to float32; the rest is float64
+    assert abs(gy[1].item() - expected) <= 2.0**-23 * abs(expected)
+
+
+def test_a_huge_row_midway_between_a_small_and_a_huge_source():
+    x = torch.tensor([1e20, 2e20], dtype=torch.float64)
+    y = torch.tensor([0.5, 2e20], dtype=torch.float64)
+    rows = concordance_loss_nce(x, y, 1e20, eps=0.0, reduction="none")
+    # d_01 - d_00 = 1e40 - (1e20 - 1/2)² = 1e20 - 1/4: lost where x - n/2 is rounded to one number
+    # 1/tau rounds once in an exponent of 1; exp and log1p round here and in the expectation
+    assert abs(rows[0].item() - math.log1p(math.exp(-1))) <= 8 * U * math.log1p(math.exp(-1))
+
+
+def test_curvature_of_a_row_far_from_two_sources():
+    x = torch.tensor([1e8, 0.0], dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([0.0, 1e-9], dtype=torch.float64)
+    rows = concordance_loss_nce(x, y, 1.0, eps=0.0, reduction="none")
+    (slope,) = torch.autograd.grad(rows[0], x, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope[0], x)
+    # (2/τ)² times the variance of the sources, p_1 = 1/(1 + exp(-2 x y_1)) up to y_1²
+    p = 1 / (1 + math.exp(-0.2))
+    expected = 4 * p * (1 - p) * 1e-18
+    # roundings: 1e-9 counts three times, then the exponent, p, 1 - p, products; as many in the expectation
+    assert abs(curvature[0].item() - expected) <= 24 * U * expected
+
+
+def test_hessian_by_reverse_over_reverse():
+    x = torch.tensor([0.3, -0.2, 1.0], dtype=torch.float64)
+    y = torch.tensor([0.1, 0.4, -0.5], dtype=torch.float64)
+
+    def loss(x):
+        return concordance_loss_nce(x, y, 0.5)
+
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+    rows = [torch.autograd.grad(element, leaf, retain_graph=True)[0] for element in gradient]
+    assert torch.equal(torch.func.jacrev(torch.func.grad(loss))(x), torch.stack(rows))
+
+
+def test_module_and_function_have_the_same_defaults():
+    of_function, of_module = (
+        {name: p.default for name, p in inspect.signature(callable_).parameters.items()}
+        for callable_ in (concordance_loss_nce, ConcordanceLossNCE)
+    )
+    assert {name: of_function[name] for name in of_module} == of_module

@@ -14,7 +14,8 @@ import torchimpl
 ROOT = Path(__file__).parents[1]
 CONTRACT_NAMES = {
     "masked_sse", "masked_mse", "concordance_loss_nce", "negative_pearson_loss", "quantile_absolute_loss",
-    "negative_binomial_cdf", "negative_binomial_sf", "compute_numeric_cdf", "nll_loss",
+    "negative_binomial_cdf", "negative_binomial_sf", "negative_binomial_log_prob", "compute_numeric_cdf",
+    "nll_loss",
     "replicate_concordance_mse_loss", "compute_residual_mse", "concordance_loss_nce_wrapper",
     "negative_pearson_loss_wrapper", "quantile_absolute_loss_wrapper", "LOSS_REGISTRY", "register",
     "create_composite_loss", "CompositeLoss",

@@ -12,7 +12,13 @@ from refimpl.bounds import likelihood as bounds
 from refimpl.bounds.precision import error_ratio, precision
 from tests.budget import examples
 from tests.rounding import assert_close_to_rounding
-from torchimpl.kernels.negative_binomial_log_pmf import log_pmf_curvatures, log_pmf_slopes, log_pmf_value
+from torchimpl.kernels.negative_binomial_log_pmf import (
+    log_pmf_curvatures,
+    log_pmf_slopes,
+    log_pmf_value,
+    slopes_operator,
+    value_operator,
+)
 from torchimpl.likelihood import NLLLoss, negative_binomial_nll, nll_loss
 
 INF, NAN = float("inf"), float("nan")
@@ -174,9 +180,10 @@ def test_functional_transformations():
     def single(mu, y, r):
         return negative_binomial_nll(y, mu, r, reduction="sum")
 
-    slope, curvature = log_pmf_slopes(y, mu, r)[0], log_pmf_curvatures(y, mu, r)[0]
+    value, slope = value_operator(y, mu, r), slopes_operator(y, mu, r)[0]
+    curvature = log_pmf_curvatures(y, mu, r)[0]
     grad, vmap = torch.func.grad, torch.func.vmap
-    assert torch.equal(vmap(single)(mu, y, r), log_pmf_value(y, mu, r))
+    assert torch.equal(vmap(single)(mu, y, r), value)
     assert torch.equal(grad(single)(mu, y, r), slope)
     assert torch.equal(vmap(grad(single))(mu, y, r), slope)
     assert torch.equal(vmap(grad(grad(single)))(mu, y, r), curvature)
@@ -313,3 +320,15 @@ def test_refusals():
         negative_binomial_nll(one, one[:, None], one)
     with pytest.raises(ValueError, match=r"mu must be finite and >= 0, got mu\[1\] = -1\.0"):
         negative_binomial_nll(one, torch.tensor([1.0, -1.0]), one, validate=True)
+
+
+def test_a_reduction_that_does_not_exist_is_named_whatever_the_form():
+    y, mu = torch.tensor([1.0]), torch.tensor([2.0])
+    with pytest.raises(ValueError, match="'average'"):
+        negative_binomial_nll(y, mu, mu, reduction="average")
+
+
+def test_module_and_function_validate_alike_by_default():
+    invalid = {"mu": torch.tensor([1.0]), "r": torch.tensor([-1.0])}, {"reads": torch.tensor([1.0])}
+    assert NLLLoss()(*invalid).isnan()
+    assert nll_loss(*invalid).isnan()

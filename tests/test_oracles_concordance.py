@@ -261,6 +261,21 @@ def test_non_finite_rows():
     assert np.isnan(concordance_loss_nce(y, x, reduction="none")).all()
 
 
+def test_nan_is_not_lost_beside_what_is_beyond_the_range():
+    for reduction in ("mean", "sum"):
+        assert math.isnan(concordance_loss_nce([1e200, math.nan], [0.0, 1.0], 1.0, reduction=reduction))
+
+
+def test_one_number_makes_a_row_non_finite():
+    x, y = np.zeros((3, 2)), np.ones((3, 2))
+    x[1, 0] = math.inf
+    assert np.isnan(concordance_loss_nce(x, y, reduction="none")).tolist() == [False, True, False]
+    batch = {"r1": {"reads": [1.0, 2.0]}, "r2": {"reads": [1.0, 2.0]}}
+    outputs = {"r1": {"mu": [math.nan, 0.0]}, "r2": {"mu": 0.0}}
+    rows = concordance_loss_nce_wrapper(outputs, batch, reduction="none")
+    assert np.isnan(rows).tolist() == [True, False]
+
+
 def test_wrapper_is_exact_in_the_residual():
     """Residuals reads - mu that float64 cannot hold."""
     reads = [np.array([3.0, 1e16, 7.0]), np.array([2.0, 1e16, 9.0])]
@@ -282,6 +297,12 @@ def test_wrapper_is_exact_in_the_residual():
     assert gradient["r2"]["r"].shape == ()
 
 
+def wrapped(reads_r1, reads_r2):
+    """The wrapper's value where both mu are 0."""
+    batch = {"r1": {"reads": reads_r1}, "r2": {"reads": reads_r2}}
+    return concordance_loss_nce_wrapper({"r1": {"mu": 0.0}, "r2": {"mu": 0.0}}, batch)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -297,6 +318,8 @@ def test_wrapper_is_exact_in_the_residual():
         (lambda: concordance_loss_nce_gradient([1.0], [1.0], cotangent=[1.0]), ValueError, "cotangent"),
         (lambda: concordance_loss_nce_wrapper({}, {}, temperature=1.0), TypeError, "temperature"),
         (lambda: concordance_loss_nce_wrapper({"r1": {}}, {}), KeyError, "mu"),
+        (lambda: wrapped([1.0, 2.0], [1.0]), ValueError, r"\['r2'\]\['reads'\] .* \(2,\) and \(1,\)"),
+        (lambda: wrapped(1.0, 1.0), ValueError, "batch axis"),
     ],
 )
 def test_refusals(call, error, words):

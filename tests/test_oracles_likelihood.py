@@ -1,6 +1,7 @@
 """The likelihood oracle against mpmath, its saturation, and its refusals."""
 
 import math
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -85,6 +86,19 @@ def test_a_sum_beyond_the_range_saturates_and_its_mean_does_not():
     single = nll_loss(outputs, batch, reduction="none")[0]
     assert nll_loss(outputs, batch) == single
     assert nll_loss(outputs, batch, reduction="sum") == LARGEST
+
+
+def test_a_slope_beyond_the_range_is_divided_before_it_is_rounded():
+    r = 5e-309  # d log p / dr = 1/r = 2e308 for one read, and a quarter of it is a float64
+    gradient = nll_loss_gradient({"mu": np.ones(4), "r": np.full(4, r)}, {"reads": np.ones(4)})
+    assert gradient["r"].tolist() == [-float(Fraction(1, 4) / Fraction(r))] * 4
+
+
+@pytest.mark.parametrize("r", [1e-270, 1e-280, 1e-290])
+def test_a_tiny_slope_keeps_its_digits(r):
+    outputs, batch = {"mu": np.array([10.0]), "r": np.array([r])}, {"reads": np.ones(1)}
+    with mpmath.workprec(300):
+        assert close(nll_loss_gradient(outputs, batch)["mu"][0], -log_mass(1, 10.0, r)[1])
 
 
 def test_empty_batch():

@@ -304,6 +304,24 @@ def test_the_two_ways_to_sum_agree(k, mu, r):
         assert abs((a - b) + (a_low - b_low)) <= 2.0**-20 * math.ulp(b) + 2.0**-1073
 
 
+@pytest.mark.parametrize(
+    ("way", "point", "needed"),
+    [
+        (sum_from_zero, (30.0, 12.0, 3.0), 31),
+        (sum_from_zero, (200.0, 12.0, 3.0), 559),  # the upper tail is summed by itself
+        (sum_from_mode, (30.0, 12.0, 3.0), 402),
+        (sum_from_mode, (90.0, 100.0, 50.0), 450),
+        (sum_from_mode, (40.0, 20.0, math.inf), 104),
+    ],
+)
+def test_too_few_terms_give_nothing_and_never_a_part(way, point, needed):
+    whole = way(*point, MAX_TERMS)
+    assert whole[6] == needed
+    assert way(*point, needed) == whole
+    for limit in (1, int(point[0]), needed // 2, needed - 2):
+        assert way(*point, limit)[6] < 0
+
+
 def test_agreement_with_scipy():
     generator = np.random.default_rng(1)
     mu, r = 10 ** generator.uniform(-1.3, 2.7, 300), 10 ** generator.uniform(-1.0, 2.0, 300)
@@ -337,6 +355,8 @@ def test_agreement_with_scipy():
         (1e300, 2.0, 3.0, 1.0, 0.0, 0.0),
         (1e9, 2.0, 3.0, 1.0, 0.0, 0.0),
         (3.0, 1e9, 1e9, 0.0, 0.0, 0.0),
+        (1e308, 1e300, 1e308, 1.0, 0.0, 0.0),
+        (1e300, 1e308, 1e308, 0.0, 0.0, 0.0),
         (math.nan, 2.0, 3.0, math.nan, math.nan, math.nan),
         (1.0, math.nan, 3.0, math.nan, math.nan, math.nan),
         (1.0, 2.0, math.nan, math.nan, math.nan, math.nan),

@@ -88,7 +88,7 @@ WRONG = [
 @pytest.mark.parametrize(("name", "one"), WRONG)
 def test_a_wrong_declaration_is_noticed(name, one):
     about = subject(torchimpl, name)
-    batches = drawn(about.spec, "ordinary", FORMATS["float32"], 0, 12)
+    batches = drawn(about.spec, "ordinary", FORMATS["float32"], 0, 40)
     assert any(obeyed(about, about.settled(batch), one)[1] for batch in batches)
 
 

@@ -106,6 +106,24 @@ def test_a_config_is_not_shared_with_the_loss():
     assert loss.to_config()["losses"][0]["tau"] == 2.0
 
 
+def test_options_are_data_of_any_depth_and_not_shared_either(scratch):
+    @register("deep")
+    def deep(model_outputs, batch, *, table=None, rows=()):
+        return torch.tensor(float(len(rows)))
+
+    config = {"losses": [{"name": "deep", "table": None, "rows": [{"a": [1, True]}, "text"]}]}
+    loss = create_composite_loss(config)
+    config["losses"][0]["rows"][0]["a"][0] = 2
+    loss.to_config()["losses"][0]["rows"][0]["a"][0] = 3
+    loss.to_config()["losses"][0]["rows"].clear()
+    assert loss.to_config()["losses"][0] == {
+        "name": "deep",
+        "table": None,
+        "rows": [{"a": [1, True]}, "text"],
+        "weight": 1.0,
+    }
+
+
 def test_return_forms():
     outputs, batch = replicates()
     named = create_composite_loss({"losses": ["nll_loss"], "component_names": ["likelihood"]})(outputs, batch)
@@ -216,5 +234,6 @@ def test_a_composite_of_functions_has_no_config():
     def mine(model_outputs, batch):
         return torch.tensor(1.0)
 
-    with pytest.raises(ValueError, match="component 'mine' is not a registered loss"):
-        CompositeLoss([mine], [1.0]).to_config()
+    for loss, name in ((mine, "mine"), (torch.nn.Identity(), "Identity")):
+        with pytest.raises(ValueError, match=f"component '{name}' is not a registered loss"):
+            CompositeLoss([loss], [1.0]).to_config()

@@ -17,8 +17,8 @@ every_loss = pytest.mark.parametrize("entry", CASES, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 # which inputs of a case are a mean (>= 0) or a dispersion (> 0)
-MEANS = {"negative_binomial_cdf": (1,), "negative_binomial_sf": (1,)}
-DISPERSIONS = {"negative_binomial_cdf": (2,), "negative_binomial_sf": (2,)}
+ELEMENTWISE = ("negative_binomial_cdf", "negative_binomial_sf", "negative_binomial_log_prob")
+MEANS, DISPERSIONS = dict.fromkeys(ELEMENTWISE, (1,)), dict.fromkeys(ELEMENTWISE, (2,))
 ANY_REAL = {
     "masked_sse",
     "masked_mse",
@@ -293,6 +293,7 @@ def test_r10_validate_names_the_first_offending_index_and_value(y, mu, r, index,
     for call in (
         lambda: losses.negative_binomial_cdf(*args, validate=True),
         lambda: losses.negative_binomial_sf(*args, validate=True),
+        lambda: losses.negative_binomial_log_prob(*args, validate=True),
         lambda: losses.quantile_absolute_loss(good, model, args[0], args[0], validate=True),
         lambda: losses.nll_loss(model, {"reads": args[0]}, validate=True),
     ):

@@ -8,9 +8,15 @@ Example:
 
 from torchimpl.composite import CompositeLoss
 from torchimpl.concordance import ConcordanceLossNCE, concordance_loss_nce
+from torchimpl.distributions import NegativeBinomial as NegativeBinomialDistribution
 from torchimpl.likelihood import NLLLoss, nll_loss
 from torchimpl.masked import MaskedMSE, MaskedSSE, masked_mse, masked_sse
-from torchimpl.negative_binomial import compute_numeric_cdf, negative_binomial_cdf, negative_binomial_sf
+from torchimpl.negative_binomial import (
+    compute_numeric_cdf,
+    negative_binomial_cdf,
+    negative_binomial_log_prob,
+    negative_binomial_sf,
+)
 from torchimpl.pearson import NegativePearsonLoss, negative_pearson_loss
 from torchimpl.quantile import QuantileAbsoluteLoss, quantile_absolute_loss
 from torchimpl.registry import LOSS_REGISTRY, create_composite_loss, register
@@ -32,6 +38,7 @@ __all__ = [
     "MaskedMSE",
     "MaskedSSE",
     "NLLLoss",
+    "NegativeBinomialDistribution",
     "NegativePearsonLoss",
     "QuantileAbsoluteLoss",
     "ReplicateConcordanceMSELoss",
@@ -43,6 +50,7 @@ __all__ = [
     "masked_mse",
     "masked_sse",
     "negative_binomial_cdf",
+    "negative_binomial_log_prob",
     "negative_binomial_sf",
     "negative_pearson_loss",
     "negative_pearson_loss_wrapper",

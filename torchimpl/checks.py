@@ -19,16 +19,15 @@ INTEGER = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 HALF = (torch.float16, torch.bfloat16)
 
 
-def require_tensor(name: str, value: object, *, integer_ok: bool = True) -> Tensor:
+def require_tensor(name: str, value: object) -> Tensor:
     """Return `value` if it is a dense real tensor of a supported dtype.
 
     Args:
         name: the argument's name, for the message.
         value: what came.
-        integer_ok: whether integer dtypes are allowed beside the floating ones.
 
     Raises:
-        TypeError: not a tensor, not dense, or complex, bool, quantised or (unless `integer_ok`) integer.
+        TypeError: not a tensor, not dense, or complex, bool or quantised.
 
     Example:
         >>> require_tensor("x", torch.zeros(2)).shape
@@ -41,10 +40,10 @@ def require_tensor(name: str, value: object, *, integer_ok: bool = True) -> Tens
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if value.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}; call .to_dense() first")
-    if value.dtype in FLOATING or (integer_ok and value.dtype in INTEGER):
-        return value
-    allowed = "float16, bfloat16, float32, float64" + (" or an integer dtype" if integer_ok else "")
-    raise TypeError(f"{name} must have dtype {allowed}, got {value.dtype}")
+    if value.dtype not in FLOATING + INTEGER:
+        allowed = "float16, bfloat16, float32, float64 or an integer dtype"
+        raise TypeError(f"{name} must have dtype {allowed}, got {value.dtype}")
+    return value
 
 
 def same_shape(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
@@ -164,9 +163,9 @@ def elementwise_dtype(*tensors: Tensor) -> torch.dtype:
         >>> elementwise_dtype(torch.zeros(2), torch.tensor(1.0, dtype=torch.float64))
         torch.float32
     """
-    dimensioned = [t.dtype for t in tensors if t.is_floating_point() and t.dim() > 0]
-    constants = [t.dtype for t in tensors if t.is_floating_point() and t.dim() == 0]
-    candidates = dimensioned or constants or [torch.get_default_dtype()]
+    floating = [t for t in tensors if t.is_floating_point()]
+    dimensioned = [t for t in floating if t.dim() > 0]
+    candidates = [t.dtype for t in dimensioned or floating] or [torch.get_default_dtype()]
     return fold(torch.promote_types, candidates)
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from torchimpl import checks
 from torchimpl.alignment import aligned, options_checked
-from torchimpl.kernels.negative_binomial_log_pmf import NegativeLogPMF
-from torchimpl.negative_binomial import checked
+from torchimpl.negative_binomial import checked, negative_log_masses
 from torchimpl.saturate import reduce
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -42,21 +40,15 @@ def negative_binomial_nll(
         ValueError: shapes differ, unknown reduction; or, with `validate`, an invalid element.
 
     Example:
+        >>> import torch
         >>> mu = torch.tensor([2.0, 2.0])
         >>> pmf = (-negative_binomial_nll(torch.tensor([0, 1]), mu, mu, reduction="none")).exp()
         >>> [round(value, 6) for value in pmf.tolist()]
         [0.25, 0.25]
     """
     reduction = checks.reduction(reduction, REDUCTIONS)
-    elements, finite = _elements(y, mu, r, validate=validate)
+    elements, finite = negative_log_masses(*checked(y, mu, r, validate=validate))
     return _reduced(elements, finite, reduction, (mu, r))
-
-
-def _elements(y: Tensor, mu: Tensor, r: Tensor, *, validate: bool) -> tuple[Tensor, Tensor]:
-    """-log pmf of every element in float64, and whether its count and mean are finite."""
-    counts, mean, dispersion = checked(y, mu, r, validate=validate)
-    elements: Tensor = NegativeLogPMF.apply(counts.detach(), mean, dispersion)
-    return elements, torch.isfinite(counts.detach()) & torch.isfinite(mean.detach())
 
 
 def _reduced(elements: Tensor, finite: Tensor, reduction: str, parameters: tuple[Tensor, ...]) -> Tensor:
@@ -89,6 +81,7 @@ def nll_loss(
         ValueError: shapes differ, unknown reduction; or, with `validate`, an invalid element.
 
     Example:
+        >>> import torch
         >>> outputs = {"mu": torch.tensor([[2.0], [2.0]]), "r": torch.tensor(2.0)}
         >>> value = nll_loss(outputs, {"reads": torch.tensor([0, 1])})
         >>> round(value.exp().item(), 5)
@@ -104,9 +97,9 @@ def nll_loss(
     ]
     checks.same_shape("batch['r1']['reads']", replicates[0][0], "batch['r2']['reads']", replicates[-1][0])
     parameters = tuple(parameter for _, *both in replicates for parameter in both)
-    elements, finite = _elements(*replicates[0], validate=validate)
+    elements, finite = negative_log_masses(*checked(*replicates[0], validate=validate))
     if paired:
-        others, others_finite = _elements(*replicates[1], validate=validate)
+        others, others_finite = negative_log_masses(*checked(*replicates[1], validate=validate))
         # averaged before anything is rounded or saturated; halves first, which cannot overflow
         elements, finite = 0.5 * elements + 0.5 * others, finite & others_finite
     return _reduced(elements, finite, reduction, parameters)

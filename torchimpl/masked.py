@@ -30,7 +30,7 @@ class _MaskedSquares(torch.autograd.Function):
         # half the difference: it cannot overflow, and what halving costs a subnormal vanishes in the square
         half = torch.where(mask, torch.sub(a * 0.5, b, alpha=0.5), 0.0)
         largest = scaling.largest(half)
-        shrink = torch.where(largest < torch.finfo(work).max / 4, 1.0, 0.5).to(work)
+        shrink = torch.where(largest < torch.finfo(work).max / 4, 1.0, 0.5)
         if divisor is None:
             squares = torch.where(mask, (a - b).square(), 0.0)
             return saturate(squares, result, half.isfinite()), shrink
@@ -48,7 +48,7 @@ class _MaskedSquares(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         a, b, mask, divisor, shrink = ctx.saved_tensors
-        per_square = grads[0] if divisor is None else grads[0].to(divisor.dtype) / divisor
+        per_square = grads[0] if divisor is None else grads[0] / divisor
         slope = (per_square.to(ctx.work) * 2.0) / shrink
         # selected before it is multiplied: neither a visible NaN nor 0 * inf reaches a gradient
         counted = mask & (slope != 0.0)

@@ -1,4 +1,4 @@
-"""The negative-binomial CDF and survival function, differentiable in mean and dispersion.
+"""The negative binomial's CDF, survival function and log pmf, differentiable in mean and dispersion.
 
 F(y; mu, r) = I_x(r, ⌊y⌋+1) with x = r/(r+mu), the regularised incomplete beta function: the probability of at
 most ⌊y⌋ events where the mean is mu and the variance mu + mu²/r.
@@ -12,10 +12,12 @@ from torch.distributions import Distribution, NegativeBinomial, Poisson
 
 from torchimpl import checks
 from torchimpl.kernels.negative_binomial import LARGEST
+from torchimpl.kernels.negative_binomial_log_pmf_one_pass import negative_log_pmf
 from torchimpl.kernels.negative_binomial_ops import NegativeBinomialCDF
+from torchimpl.saturate import saturate
 
-# exp of it is finite, and so is its product with any dispersion below 1e4
-LARGEST_LOGIT = 700.0
+# exp of it is finite: no gradient becomes 0 · inf
+LARGEST_LOGIT = 709.0
 
 
 def negative_binomial_cdf(y: Tensor, mu: Tensor, r: Tensor, *, validate: bool = False) -> Tensor:
@@ -64,11 +66,48 @@ def negative_binomial_sf(y: Tensor, mu: Tensor, r: Tensor, *, validate: bool = F
     return sf.to(checks.elementwise_dtype(mu, r))
 
 
+def negative_binomial_log_prob(y: Tensor, mu: Tensor, r: Tensor, *, validate: bool = False) -> Tensor:
+    """Log P(Y = ⌊y⌋) = log[Γ(k+r)/(Γ(r) k!) · (r/(r+mu))^r · (mu/(r+mu))^k], k = ⌊y⌋, elementwise.
+
+    Computed as deviances and Stirling errors: no log-gamma functions, whose differences lose the digits of
+    large counts and dispersions. y is floored and has no gradient; r = inf is the Poisson law. Where the pmf
+    is 0 (y < 0; mu = 0 < y) the value saturates at the lowest number of the result's dtype; the gradient is 0
+    where y < 0, and +inf in mu at mu = 0 < y. y = ±inf gives -inf. NaN anywhere, mu < 0, mu = inf and r <= 0
+    give NaN at that element. It is the element of `nll_loss` with the sign turned.
+
+    Args:
+        y: counts, any shape; floating or integer.
+        mu: means, of the shape of y or 0-dim.
+        r: dispersions, of the shape of y or 0-dim.
+        validate: raise for invalid elements instead of returning NaN (waits for the device).
+
+    Returns:
+        The shape of y, the promoted dtype of mu and r; computed in float64.
+
+    Raises:
+        TypeError: not a tensor of a supported dtype.
+        ValueError: shapes differ; or, with `validate`, an invalid element.
+
+    Example:
+        >>> mu = torch.tensor([2.0, 2.0], dtype=torch.float64, requires_grad=True)
+        >>> r = torch.tensor(2.0, dtype=torch.float64)
+        >>> log_p = negative_binomial_log_prob(torch.tensor([0, 3]), mu, r)
+        >>> [round(value, 12) for value in log_p.exp().tolist()]
+        [0.25, 0.125]
+        >>> torch.autograd.grad(log_p.sum(), mu)[0].tolist()
+        [-0.5, 0.25]
+    """
+    elements, finite = negative_log_masses(*checked(y, mu, r, validate=validate))
+    return saturate(-elements, checks.elementwise_dtype(mu, r), finite)
+
+
 def compute_numeric_cdf(dist: Distribution, x: Tensor) -> Tensor:
     """The CDF of a negative-binomial or Poisson distribution object at ⌊x⌋; torch itself has none.
 
     torch's `NegativeBinomial(total_count, probs)` counts successes of probability probs: its mean is
-    total_count·probs/(1-probs). Differentiable in the object's parameters. total_count = 0 gives NaN.
+    total_count·probs/(1-probs). Differentiable in the object's parameters. total_count = 0, which torch
+    allows, puts all mass on 0, without a gradient there. An object that was built from mean and dispersion
+    (`torchimpl.distributions`) is asked for these, not for its probs.
 
     Args:
         dist: `torch.distributions.NegativeBinomial` or `Poisson`, of batch shape () or the shape of x.
@@ -95,15 +134,29 @@ def compute_numeric_cdf(dist: Distribution, x: Tensor) -> Tensor:
         raise ValueError(
             f"dist must have batch shape () or that of x, got {tuple(dist.batch_shape)} and {tuple(x.shape)}"
         )
-    if isinstance(dist, Poisson):
-        mu, dtype = dist.rate.to(torch.float64), checks.elementwise_dtype(dist.rate)
-        r = torch.full_like(mu, torch.inf)
-    else:
-        given = vars(dist)["_param"]  # probs or logits, whichever the object was built from
-        r, dtype = dist.total_count.to(torch.float64), checks.elementwise_dtype(dist.total_count, given)
-        mu = (r * _odds(dist, given)).clamp(max=LARGEST)
+    mu, r, dtype = parameters_of(dist)
     cdf, _ = cdf_and_sf(x.to(torch.float64), mu, r)
     return cdf.to(dtype)
+
+
+def parameters_of(dist: NegativeBinomial | Poisson) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Mean and dispersion of a distribution object in float64, on their graph, and the dtype of its results.
+
+    Their shapes broadcast to the object's batch shape.
+    """
+    if isinstance(dist, Poisson):
+        mu = dist.rate.to(torch.float64)
+        return mu, torch.full_like(mu, torch.inf), checks.elementwise_dtype(dist.rate)
+    kept = vars(dist).get("mean_and_dispersion")  # see torchimpl.distributions
+    if kept is not None:
+        mean, dispersion = kept
+        return mean.to(torch.float64), dispersion.to(torch.float64), mean.dtype
+    given = vars(dist)["_param"]  # probs or logits, whichever the object was built from
+    r = dist.total_count.to(torch.float64)
+    mu = (r * _odds(dist, given)).clamp(max=LARGEST)
+    nothing = r == 0.0  # torch allows it
+    mu, r = torch.where(nothing, 0.0, mu), torch.where(nothing, 1.0, r)
+    return mu, r, checks.elementwise_dtype(dist.total_count, given)
 
 
 def _odds(dist: NegativeBinomial, given: Tensor) -> Tensor:
@@ -147,3 +200,10 @@ def cdf_and_sf(y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     """(F, 1-F) of float64 tensors, each with its own relative accuracy; mu and r may be 0-dim."""
     cdf, sf, _, _ = NegativeBinomialCDF.apply(y.detach(), mu.expand_as(y), r.expand_as(y))
     return cdf, sf
+
+
+def negative_log_masses(y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """-log pmf of float64 tensors, and where an infinity would not be the input's; mu and r may be 0-dim."""
+    counts = y.detach()
+    # all other input that is not finite gives NaN, or is the dispersion
+    return negative_log_pmf(counts, mu, r), counts.abs() < torch.inf

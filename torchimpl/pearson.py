@@ -65,12 +65,11 @@ def _shifted(x: Tensor, work: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _rescaled(x: Tensor, work: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Differences from the first element times powers of two that bring them near 1, and their mean."""
+    """Differences from the first element, all times the power of two that brings x near 1, and their mean."""
     x = x.to(work)
     x = x * scaling.unit_scale(scaling.largest(x))
-    # subtracted before the mean: constants become exactly 0
+    # subtracted before the mean: constants become exactly 0, and of others one is at least 2^-53
     differences = x - x.detach()[0]
-    differences = differences * scaling.unit_scale(scaling.largest(differences))
     return differences, differences.detach().mean()
 
 
@@ -131,7 +130,6 @@ def _negative_correlation(x: Tensor, pivot_x: Tensor, y: Tensor, pivot_y: Tensor
         p_largest = (_deviations(x, pivot_x) - mean_e).abs().amax()
         t_largest = (_deviations(y, pivot_y) - mean_f).abs().amax()
         denominator = torch.maximum(denominator, floor * p_largest * t_largest)
-    denominator = torch.where(degenerate, 1.0, denominator)
     value = torch.where(degenerate, 0.0, -(sum_ef - mean_e * sum_f) / denominator)
     return clamp_through(value, 1.0)
 

@@ -71,8 +71,7 @@ def concordance_loss_nce_wrapper(
 def _residual(reads: Tensor, mu: Tensor) -> Tensor:
     """Return reads - mu in the working dtype, saturated."""
     work = checks.working_dtype(reads, mu)
-    reads, mu = reads.to(work), mu.to(work)
-    return saturate(reads - mu, work, reads.isfinite() & mu.isfinite())
+    return saturate(reads.to(work) - mu, work, reads.isfinite() & mu.isfinite())
 
 
 @options_checked
@@ -138,5 +137,6 @@ def quantile_absolute_loss_wrapper(
     """
     reads_r1, mu_r1, r_r1 = aligned(model_outputs, batch, "r1", ("mu", "r"))
     reads_r2, mu_r2, r_r2 = aligned(model_outputs, batch, "r2", ("mu", "r"))
+    checks.same_shape("batch['r2']['reads']", reads_r2, "batch['r1']['reads']", reads_r1)
     sides = ({"mu": mu_r1, "r": r_r1}, {"mu": mu_r2, "r": r_r2})
     return quantile_absolute_loss(*sides, reads_r1, reads_r2, reduction=reduction, validate=validate)

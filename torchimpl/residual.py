@@ -20,7 +20,7 @@ _SHRINK = 2.0**-64
 
 def _shrink_where_huge(x: Tensor) -> Tensor:
     """Per element 1, or 2^-64 where |x| is huge, inf or NaN."""
-    return torch.where(x.detach().abs() < _HUGE[x.dtype], 1.0, _SHRINK).to(x.dtype)
+    return torch.where(x.abs() < _HUGE[x.dtype], torch.ones_like(x), _SHRINK)
 
 
 def _dot(a: Tensor, shrink_a: Tensor, b: Tensor, shrink_b: Tensor) -> Tensor:
@@ -130,11 +130,12 @@ class _GuardedResidualSquares(torch.autograd.Function):
         shrink = _shrink_where_huge((y1 - mu1) - s * difference)
         e = (y1 * shrink - mu1 * shrink) - s * (y2 * shrink - mu2 * shrink)
         # with no incoming gradient nothing is multiplied by a possible inf
-        slope_e = torch.where(slope == 0.0, 0.0, e) * slope
+        idle = slope == 0.0
+        slope_e = torch.where(idle, 0.0, e) * slope
         grad_1 = slope_e / shrink
-        grad_2 = slope_e * s / shrink
+        grad_2 = slope_e * torch.where(idle, 0.0, s) / shrink
         shrink_d = _shrink_where_huge(difference)
-        difference = torch.where(slope == 0.0, 0.0, y2 * shrink_d - mu2 * shrink_d)
+        difference = torch.where(idle, 0.0, y2 * shrink_d - mu2 * shrink_d)
         if s.dim() == difference.dim():
             grad_s = -(slope_e * difference) / shrink / shrink_d
         else:

@@ -11,7 +11,6 @@ from torchimpl import scaling
 
 # sums of fewer than 2**63 elements cannot overflow once scaled by this
 _GUARD = 2.0**-64
-_GUARD_ABOVE = {torch.float32: 2.0**64, torch.float64: 2.0**900}
 
 
 class _Saturate(torch.autograd.Function):
@@ -137,7 +136,7 @@ def reduce(
 
 
 def safe_sum(elements: Tensor, count: int = 1) -> Tensor:
-    """Sum over everything, divided by `count`, without overflow on the way.
+    """Sum of elements that are >= 0, divided by `count`, without overflow on the way.
 
     Example:
         >>> safe_sum(torch.tensor([3e38, 3e38]), 2)
@@ -145,8 +144,7 @@ def safe_sum(elements: Tensor, count: int = 1) -> Tensor:
         >>> safe_sum(torch.zeros(0))
         tensor(0.)
     """
-    threshold = _GUARD_ABOVE[elements.dtype]
     # the loss per element is scaled by a power of two, exactly, and only where it is huge
-    huge = (elements.detach().abs() > threshold).any()
-    scale = torch.where(huge, _GUARD, 1.0).to(elements.dtype)
+    huge = (elements.detach() > torch.finfo(elements.dtype).max ** 0.5).any()
+    scale = torch.where(huge, _GUARD, elements.new_ones(()))
     return (elements * scale).sum() / count / scale

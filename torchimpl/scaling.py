@@ -49,7 +49,7 @@ def unit_scale(magnitude: Tensor) -> Tensor:
         tensor([8.5071e+37, 1.0000e+00, 2.5000e-01])
     """
     bias = _LAYOUT[magnitude.dtype][2]
-    return power_of_two((-exponent(magnitude)).clamp(1 - bias, bias - 1), magnitude.dtype)
+    return power_of_two((-exponent(magnitude)).clamp(min=1 - bias), magnitude.dtype)
 
 
 def largest(x: Tensor) -> Tensor:
@@ -88,6 +88,6 @@ def mean_of_squares(e: Tensor, divisor: Tensor | float, tail: torch.dtype) -> Te
     """
     scale = unit_scale(largest(e))
     scaled = e * scale
-    inverse = 1.0 / scale.to(tail)
+    inverse = 1.0 / scale
     # one factor at a time: the square of the scale may be out of range where the result is not
     return (scaled * scaled).sum().to(tail) / divisor * inverse * inverse

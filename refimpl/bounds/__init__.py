@@ -16,6 +16,7 @@ from refimpl.bounds.masked import masked_mse, masked_sse
 from refimpl.bounds.negative_binomial import (
     negative_binomial_cdf,
     negative_binomial_log_pmf,
+    negative_binomial_log_prob,
     negative_binomial_sf,
     poisson_cdf,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "masked_sse",
     "negative_binomial_cdf",
     "negative_binomial_log_pmf",
+    "negative_binomial_log_prob",
     "negative_binomial_sf",
     "negative_pearson_loss",
     "negative_pearson_loss_wrapper",

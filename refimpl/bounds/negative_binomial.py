@@ -246,6 +246,19 @@ def negative_binomial_log_pmf(y: ArrayLike, mu: ArrayLike, r: ArrayLike, precisi
     return _elementwise(rows, (LOG_MASS, LOG_SLOPE_MU, LOG_SLOPE_R), (y, mu, r), precision)
 
 
+def negative_binomial_log_prob(y: ArrayLike, mu: ArrayLike, r: ArrayLike, precision: Precision) -> Bound:
+    """Bound of `negative_binomial_log_prob`: 0 where the value saturates, elsewhere that of the log mass.
+
+    Unit roundoff, roundings, condition and accumulations are those of `negative_binomial_log_pmf`.
+
+    Example:
+        >>> from refimpl.bounds.precision import precision
+        >>> negative_binomial_log_prob([-1.0], [2.0], [2.0], precision("float64")).value
+        array([0.])
+    """
+    return negative_binomial_log_pmf(y, mu, r, precision)
+
+
 def poisson_cdf(y: ArrayLike, rate: ArrayLike, precision: Precision) -> Bound:
     """Bound of `poisson_cdf`: that of the negative binomial with r = inf; the gradient is (rate,).
 

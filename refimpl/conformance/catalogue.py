@@ -172,6 +172,7 @@ _SPECS = (
     ),
     _elementwise("negative_binomial_cdf"),
     _elementwise("negative_binomial_sf"),
+    _elementwise("negative_binomial_log_prob"),
     _spec(
         "compute_numeric_cdf",
         "negative_binomial",

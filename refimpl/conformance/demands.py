@@ -43,6 +43,8 @@ halves = {side: {'mu': outputs[side]['mu'].half(), 'r': sizes} for side in outpu
 half_batch = {side: {'reads': batch[side]['reads'].half()} for side in ('r1', 'r2')}
 ratios = lambda ratio: {'metadata': {'sd_ratio': ratio}}
 slope = lambda function, at: torch.autograd.functional.jacobian(function, at).item()
+pulled = lambda function, at, weights: torch.autograd.functional.vjp(function, at, weights)[1]
+filled, widely = torch.where(mask, a, torch.inf), torch.where(mask, two, torch.inf)
 first, second = (lambda out, _: out['r1']['mu'].sum()), (lambda out, _: out['r1']['r'].prod())
 """
 
@@ -65,6 +67,38 @@ def _masked(name: str, scale: str) -> tuple[Demand, ...]:
         Demand(f"target.{name}(a, b, mask).item()", scale),
         Demand(f"target.{name}(a, b + torch.nan, mask).isnan().item()", "True"),
         Demand(f"target.{name}(a, b + torch.inf, mask).isfinite().item()", "False"),
+        # bfloat16 reaches as far as float32
+        Demand(
+            f"target.{name}((a * 2.0**125).bfloat16(), 0 * a.bfloat16(), mask).item()",
+            "torch.finfo(torch.float32).max",
+        ),
+        # an element whose weight is 0 has no gradient, whatever it holds
+        Demand(
+            f"pulled(lambda x: target.{name}(x, b, mask | ~mask, reduction='none'), filled, mask.float())",
+            "2 * (a - b) * mask",
+        ),
+        # twice the weight is beyond float16, the gradient is not
+        Demand(
+            f"pulled(lambda x: target.{name}(x, 0 * x, mask, reduction='none'), "
+            "(b / 1024).half(), 40000 * mask.half())",
+            "(78.125 * b * mask).half()",
+        ),
+        # the smallest float32 beside the largest float64, and integers that float32 does not hold
+        Demand(
+            f"pulled(lambda x: target.{name}(powers(-149, 0).float(), x, mask[2:], reduction='sum'), "
+            "powers(-2000, 1023), one.double())[0].item()",
+            "-2.0**-148",
+        ),
+        Demand(
+            f"pulled(lambda x: target.{name}(x, powers(-149, 0).float(), mask[2:], reduction='sum'), "
+            "powers(-2000, 1023), one.double())[0].item()",
+            "-2.0**-148",
+        ),
+        Demand(
+            f"pulled(lambda x: target.{name}(a.long() + 16777217, x, mask, reduction='sum'), "
+            "0 * a + 16777216, one)",
+            "-2 * (a + 1) * mask",
+        ),
     )
 
 
@@ -81,6 +115,10 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
         # 16777217 is no float32: integers are compared before they are rounded
         Demand(
             "target.masked_mse(a.long() + 16777217, torch.full((4,), 16777216.0), mask)",
+            "target.masked_mse(a + 1, torch.zeros(4), mask)",
+        ),
+        Demand(
+            "target.masked_mse(torch.full((4,), 16777216.0), a.long() + 16777217, mask)",
             "target.masked_mse(a + 1, torch.zeros(4), mask)",
         ),
     ),
@@ -116,6 +154,33 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "[True, True]",
         ),
         Demand("target.concordance_loss_nce(powers(1023, 1), powers(1, 1023), 1e-300).item()", "top"),
+        # such means, exactly: of d_11 / tau beside ε, of (d_11 - d_12) / tau without
+        Demand(
+            "target.concordance_loss_nce(2.0**510 * ramp[[4, 0]], 2.0**510 * ramp[[1, 0]], 0.5).item()",
+            "9 * 2.0**1020",
+        ),
+        Demand(
+            "target.concordance_loss_nce("
+            "2.0**510 * ramp[[4, 3]], 2.0**510 * ramp[[1, 3]], 0.5, eps=0.0).item()",
+            "2.0**1023",
+        ),
+        # beside a row that is huge as well and has not overflowed
+        Demand(
+            "target.concordance_loss_nce(2.0**510 * ramp[[4, 2]], 2.0**510 * ramp[[1, 1]], 0.5).item()",
+            "10 * 2.0**1020",
+        ),
+        # one factor of (n - y)(2x - y - n) is 2^1030 times the other; a feature is 0
+        Demand(
+            "target.concordance_loss_nce(torch.stack((none, powers(1000, -30)), 1), "
+            "torch.stack((none, powers(-2000, -30)), 1), 2.0**-53, eps=0.0).item()",
+            "2.0**1023",
+        ),
+        # rows of no element, and no rows
+        Demand(
+            "[target.concordance_loss_nce(x, x, reduction=how).sum().item() "
+            "for x in (none[:, None][:, :0], none[:0]) for how in ('mean', 'sum', 'none')]",
+            "[0.0] * 6",
+        ),
         # the squares of the two features overflow with opposite signs
         Demand(
             "[target.concordance_loss_nce(x * corners, x * sources, tau, eps=0.0, reduction='none').tolist() "
@@ -166,6 +231,12 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
             "{'r1': {'mu': endless}, 'r2': {'mu': endless}}, batch).isfinite().item()",
             "False",
         ),
+        # the residuals of integers are formed before these are rounded
+        Demand(
+            "target.concordance_loss_nce_wrapper({side: {'mu': 0 * means + 2**24} for side in outputs}, "
+            "{side: {'reads': batch[side]['reads'] + 2**24} for side in outputs})",
+            "target.concordance_loss_nce_wrapper({side: {'mu': 0 * means} for side in outputs}, batch)",
+        ),
         # ε is added: a larger one costs more
         Demand(
             "[bool(target.concordance_loss_nce_wrapper(outputs, batch, eps=eps) > "
@@ -175,6 +246,18 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
     ),
     "negative_pearson_loss_wrapper": (
         *wrapper("negative_pearson_loss_wrapper", "eps=1e-8"),
+        # integers beside floating numbers: rounded to float32 they would correlate with the other sign
+        Demand(
+            "target.negative_pearson_loss_wrapper(outputs, "
+            "{'r1': {'reads': counts + 2**24}, 'r2': {'reads': 2.0 * counts + 2**24}}).item() < 0.0",
+            "True",
+        ),
+        # whole numbers in one replicate do not widen the result
+        Demand(
+            "target.negative_pearson_loss_wrapper(outputs, "
+            "{'r1': {'reads': counts.long()}, 'r2': {'reads': counts.float()}}).dtype",
+            "torch.float32",
+        ),
         # half numbers under an autocast of the other half dtype
         Demand(
             "autocast(target.negative_pearson_loss_wrapper)(halves, half_batch)",
@@ -208,6 +291,21 @@ DEMANDS: dict[str, tuple[Demand, ...]] = {
         Demand(
             "target.CompositeLoss([first, lambda *_: two * torch.inf], [1.0, 0.0])(outputs, batch).item()",
             "7.5",
+        ),
+        # a weight beyond the range of the component, and a total within it
+        Demand(
+            "target.CompositeLoss([lambda *_: two / 2.0**101], [2.0**200])(outputs, batch).item()", "2.0**100"
+        ),
+        # such a component says nothing about an overflow of the others, and takes no part in the gradient
+        Demand(
+            "target.CompositeLoss([lambda *_: two * torch.inf, lambda *_: two * 2.0**120], [0.0, 128.0])"
+            "(outputs, batch).item()",
+            "torch.finfo(torch.float32).max",
+        ),
+        Demand(
+            "slope(lambda x: torch.inf * target.CompositeLoss([lambda *_: x, first], [0.0, 1.0])"
+            "(outputs, batch), two)",
+            "0.0",
         ),
         Demand(
             "target.CompositeLoss([lambda *_: two.double() * 1e200, lambda *_: two.half() * torch.inf], "

@@ -114,6 +114,10 @@ def _quantile(name: str) -> Iterator[Refusal]:
             yield Refusal(listed, TypeError, (side, f"'{key}'"))
             broadcast = _call(name, arguments, **{side: f"{{'{key}': torch.ones(3, 1), {entry}}}"})
             yield Refusal(broadcast, ValueError, (_shown((3,)), _shown((3, 1))))
+    for shape in ((4,), (1,)):
+        other = model.replace("3", _shown(shape))
+        resized = _call(name, arguments, model_r2=other, y_r2=_ones(*shape))
+        yield Refusal(resized, ValueError, (_shown((3,)), _shown(shape)))
     wrong = "{'mu': torch.ones(3), 'r': torch.tensor([1.0, -2.0, 1.0])}"
     yield Refusal(_call(name, arguments, "validate=True", model_r2=wrong), ValueError, ("r[1]", "-2"))
 
@@ -183,7 +187,7 @@ def _outputs(side: str, which: str = "r2") -> str:
 def _wrapper(name: str) -> Iterator[Refusal]:
     arguments = {"model_outputs": OUTPUTS, "batch": BATCH}
     yield from _keys(name, arguments)
-    for shape in ((4,), (1, 3), (1,), (3, 2)):
+    for shape in ((4,), (1, 3), (1,), (3, 2), (3, 1, 1)):
         wrong = _outputs(f"{{'mu': {_ones(*shape)}, 'r': torch.ones(3)}}")
         yield Refusal(_call(name, arguments, model_outputs=wrong), ValueError, (_shown(shape), _shown((3,))))
     yield Refusal(_call(name, arguments, model_outputs="[1.0]"), TypeError, ("model_outputs",))
@@ -191,7 +195,7 @@ def _wrapper(name: str) -> Iterator[Refusal]:
     for wrong in NO_DATA:
         mean = _outputs(f"{{'mu': {wrong}, 'r': torch.ones(3)}}")
         reads = f"{{'r1': {{'reads': {wrong}}}, 'r2': {READS}, {METADATA}}}"
-        yield Refusal(_call(name, arguments, model_outputs=mean), TypeError, ("r2", "mu"))
+        yield Refusal(_call(name, arguments, model_outputs=mean), TypeError, ("outputs", "r2", "mu"))
         yield Refusal(_call(name, arguments, batch=reads), TypeError, ("batch", "r1", "reads"))
     yield Refusal(_call(name, arguments, f"{MISSPELT[name]}=1.0"), TypeError, (MISSPELT[name],))
     if name == "negative_pearson_loss_wrapper":
@@ -208,8 +212,8 @@ def _keys(name: str, arguments: Mapping[str, str]) -> Iterator[Refusal]:
     yield Refusal(_call(name, arguments, batch=without), KeyError, ("r2", "reads"))
     yield Refusal(_call(name, arguments, batch=f"{{'r2': {READS}, {METADATA}}}"), KeyError, ("r1",))
     for which in ("r1", "r2"):
-        no_mean = _outputs("{'r': torch.ones(3)}", which)
-        yield Refusal(_call(name, arguments, model_outputs=no_mean), KeyError, (which, "mu"))
+        misnamed = _outputs("{'mean': torch.ones(3), 'r': torch.ones(3)}", which)
+        yield Refusal(_call(name, arguments, model_outputs=misnamed), KeyError, (which, "mu", "mean"))
         if name in COUNTED:
             no_dispersion = _outputs("{'mu': torch.ones(3)}", which)
             yield Refusal(_call(name, arguments, model_outputs=no_dispersion), KeyError, (which, "'r'"))
@@ -230,7 +234,7 @@ def _resized(name: str) -> Iterator[Refusal]:
         side, reads = (one.replace("3", _shown(shape)) for one in (SIDE, READS))
         batch = f"{{'r1': {READS}, 'r2': {reads}, {METADATA}}}"
         call = _call(name, {}, outputs=_outputs(side), batch=batch)
-        yield Refusal(call, ValueError, ("r1", "r2", _shown((3,)), _shown(shape)))
+        yield Refusal(call, ValueError, ("r1", "r2", "reads", _shown((3,)), _shown(shape)))
 
 
 def _composite(name: str) -> Iterator[Refusal]:
@@ -252,6 +256,7 @@ def _composite(name: str) -> Iterator[Refusal]:
         ("torch.ones(2, 3)", "(2, 3)"),
         ("1.0", "float"),
         ("None", "None"),
+        ("{'loss': torch.ones(())}", "dict"),
     ):
         yield Refusal(f"target.{name}([lambda *_: {wrong}], [1.0])({{}}, {{}})", ValueError, (came,))
 
@@ -261,7 +266,10 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
     "concordance_loss_nce": tuple(_concordance("concordance_loss_nce")),
     "negative_pearson_loss": tuple(_pearson("negative_pearson_loss")),
     "quantile_absolute_loss": tuple(_quantile("quantile_absolute_loss")),
-    **{name: tuple(_count(name)) for name in ("negative_binomial_cdf", "negative_binomial_sf")},
+    **{
+        name: tuple(_count(name))
+        for name in ("negative_binomial_cdf", "negative_binomial_sf", "negative_binomial_log_prob")
+    },
     "compute_numeric_cdf": tuple(_numeric("compute_numeric_cdf")),
     "compute_residual_mse": tuple(_residual("compute_residual_mse")),
     "CompositeLoss": tuple(_composite("CompositeLoss")),

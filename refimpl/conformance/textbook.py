@@ -99,6 +99,18 @@ def negative_binomial_sf(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
     return 1 - _cdf(y, mu, r)
 
 
+def negative_binomial_log_prob(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
+    """Log-gamma functions in the input's precision, the right probabilities, and eps inside the logarithms.
+
+    Wrong because lgamma(y + r) - lgamma(r) - lgamma(y + 1) subtracts numbers of the size (y + r) log(y + r):
+    at r = 1e6 float32 has no digit left; r = inf is inf - inf; and the eps fits another mean near mu = 0.
+    """
+    y = y.to(mu.dtype)
+    log_total = torch.log(r + mu + 1e-8)
+    ways = torch.lgamma(y + r) - torch.lgamma(r) - torch.lgamma(y + 1)
+    return ways + r * (torch.log(r + 1e-8) - log_total) + y * (torch.log(mu + 1e-8) - log_total)
+
+
 def compute_numeric_cdf(dist: torch.distributions.Distribution, x: Tensor) -> Tensor:
     """Sums the probabilities of 0 to the largest count.
 

@@ -13,9 +13,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from .candidates import Mutation
+from .plan import TESTS_TOO
+from .verdicts import equivalent
 from .worker import Worker
 
-__all__ = ["Result", "judged", "read_results", "rejected", "write_result"]
+__all__ = ["Result", "judged", "judges_of", "read_results", "rejected", "then_tests", "write_result"]
+
+THEN_TESTS = {"torchimpl": "engine, then tests", "refimpl": "engine, one ulp, then tests"}
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,18 @@ class Result:
         return not self.by
 
 
-def read_results(file: Path | None, examples: int) -> dict[tuple[str, str], str]:
-    """What noticed each mutant of an earlier run, by module and digest of the changed source.
+def judges_of(package: str, module: str, judge: str) -> str:
+    """Who has the last word about a mutant that this judge gets first."""
+    return THEN_TESTS[package] if then_tests(package, module, judge) else judge
+
+
+def then_tests(package: str, module: str, judge: str) -> bool:
+    """Whether what this judge lets pass goes on to the tests."""
+    return judge == "engine" and (package == "refimpl" or module in TESTS_TOO)
+
+
+def read_results(file: Path | None, examples: int) -> dict[tuple[str, str], tuple[str, str]]:
+    """What noticed a mutant in an earlier run and who judged it, by module and digest of the changed source.
 
     Survivors of fewer examples than are asked for now are left out: they are judged again.
     """
@@ -41,14 +55,15 @@ def read_results(file: Path | None, examples: int) -> dict[tuple[str, str], str]
         return {}
     rows = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
     settled = [row for row in rows if row["by"] or row.get("examples", 1) >= examples]
-    return {(row["module"], row["digest"]): row["by"] for row in settled}
+    return {(row["module"], row["digest"]): (row["by"], row["judge"]) for row in settled}
 
 
-def write_result(file: Path, result: Result, examples: int) -> None:
-    """Append one line."""
+def write_result(file: Path, result: Result, examples: int, judge: str = "") -> None:
+    """Append one line; `judge` is who said so where that is not the mutant's first judge."""
     one = result.mutation
     row = {
-        "module": f"{one.package}/{one.module}", "digest": one.digest, "kind": one.kind, "judge": one.judge,
+        "module": f"{one.package}/{one.module}", "digest": one.digest, "kind": one.kind,
+        "judge": judge or one.judge,
         "line": one.line, "change": one.change, "by": result.by, "examples": examples,
         "seconds": round(result.seconds, 2),
     }  # fmt: skip
@@ -68,6 +83,8 @@ def judged(
 ) -> Iterator[Result]:
     """Judge mutants; those that an earlier run has judged are taken from its file.
 
+    A mutant that is argued to be equivalent survives without a judge; `retry` judges it as well.
+
     Args:
         mutations: what to judge.
         jobs: processes; 0 to judge nothing more.
@@ -77,24 +94,31 @@ def judged(
         retry: judge again what survived before.
     """
     before = read_results(file, examples)
-    left = []
+    left: dict[str, list[Mutation]] = {"engine": [], "tests": []}
     for one in mutations:
-        by = before.get((f"{one.package}/{one.module}", one.digest))
-        if by is None or (retry and not by):
-            left.append(one)
-        else:
+        by, judge = before.get((f"{one.package}/{one.module}", one.digest), ("", ""))
+        last = judges_of(one.package, one.module, one.judge)
+        if by or (judge == last and not retry):
             yield Result(one, by)
+        elif equivalent(one) and not retry:
+            yield Result(one, "")
+        else:
+            left["tests" if judge and judge != last and not retry else one.judge].append(one)
     if not jobs:
         return
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("mutants", total=len(left))
+        task = progress.add_task("mutants", total=sum(map(len, left.values())))
         for judge in ("engine", "tests"):
-            chosen = [one for one in left if one.judge == judge]
-            for result in _in_workers(chosen, judge, jobs=jobs, examples=examples, limit=limit):
+            for result in _in_workers(left[judge], judge, jobs=jobs, examples=examples, limit=limit):
+                one = result.mutation
+                last = judges_of(one.package, one.module, one.judge)
                 if file is not None:
-                    write_result(file, result, examples)
-                progress.update(task, advance=1, description=result.mutation.module)
+                    write_result(file, result, examples, last if judge == "tests" else judge)
+                if result.survived and judge == "engine" and last != judge:
+                    left["tests"].append(one)
+                    continue
+                progress.update(task, advance=1, description=one.module)
                 yield result
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .operators import OPERATORS
-from .plan import BY_TESTS, CAPS, TESTS_ALONE
+from .plan import BY_TESTS, TESTS_ALONE, cap
 
 __all__ = ["ROOT", "Mutation", "candidates", "changed_source", "mutate", "sampled", "source_of"]
 
@@ -230,7 +230,7 @@ def sampled(package: str, modules: Sequence[str], count: int | None, seed: int) 
     from every kind of change, so that a small sample has all of them.
     """
     for module in modules:
-        picked = _in_turn(candidates(package, module), seed)[: min(count or CAPS[package], CAPS[package])]
+        picked = _in_turn(candidates(package, module), seed)[: count or cap(package, module)]
         yield from sorted(picked, key=lambda mutation: (mutation.lineno, mutation.index, mutation.variant))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .campaign import judged, rejected
+from .campaign import judged, rejected, then_tests
 from .candidates import ROOT, Mutation, sampled
 from .plan import LOSSES, ORACLES
 from .report import markdown, rows, show
@@ -72,7 +72,12 @@ def main(given: Sequence[str] | None = None, description: str = "") -> int:
         show(console, rows([], made), f"{len(chosen)} mutants")
         return 0
     if not (args.trust or args.report):
-        wrong = rejected(sorted(made), examples=args.max_examples, limit=args.limit)
+        then = {
+            (package, module, "tests")
+            for package, module, judge in made
+            if then_tests(package, module, judge)
+        }
+        wrong = rejected(sorted({*made, *then}), examples=args.max_examples, limit=args.limit)
         for place, by in wrong.items():
             console.print(f"the unchanged {place} is rejected: {by}; no score means anything", markup=False)
         if wrong:

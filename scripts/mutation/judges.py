@@ -13,7 +13,7 @@ from typing import Any
 
 from .candidates import ROOT, Mutation
 from .difference import DEAR, Oracles, by_oracle
-from .loading import loaded
+from .loading import loaded, plain_torch
 from .plan import LOSSES, ORACLES, TESTS
 
 __all__ = ["DTYPES", "EXAMPLES", "by_engine", "by_tests", "quiet", "rounds"]
@@ -58,6 +58,8 @@ def by_engine(
     try:
         with loaded(package, name, mutation) as module_found:
             target = Oracles(module_found) if package == "refimpl" else module_found
+            if package == "torchimpl":
+                plain_torch(module_found)
             for one in rounds(package, module, examples):
                 beat(" ".join(map(str, one)))
                 found = _verified(target, package, *one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -16,7 +17,7 @@ from pathlib import Path
 from . import pure
 from .candidates import ROOT, Mutation, mutate
 
-__all__ = ["loaded"]
+__all__ = ["loaded", "plain_torch"]
 
 
 class _Renamed(ast.NodeTransformer):
@@ -42,6 +43,15 @@ class _Renamed(ast.NodeTransformer):
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         if isinstance(node.value, str):
             node.value = node.value.replace("proven_losses", self.name)
+        return node
+
+
+class _Uncached(ast.NodeTransformer):
+    """Leave no compiled kernel in Numba's cache, which knows them by their file, not by their change."""
+
+    def visit_keyword(self, node: ast.keyword) -> ast.AST:
+        if node.arg == "cache":
+            node.value = ast.Constant(value=False)
         return node
 
 
@@ -103,6 +113,8 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         plain = self.package == "refimpl"
         if plain:
             module.__dict__["__divide__"] = pure.divide
+        if not plain:
+            tree = _Uncached().visit(tree)
         if self.name != self.package:
             tree = (_Plain if plain else _Renamed)(self.package, self.name).visit(tree)
         code = compile(ast.fix_missing_locations(tree), str(path), "exec")
@@ -126,3 +138,18 @@ def loaded(package: str, name: str, mutation: Mutation | None) -> Iterator[types
         sys.meta_path.remove(loader)
         for one in [module for module in sys.modules if module.split(".", maxsplit=1)[0] == name]:
             del sys.modules[one]
+
+
+def plain_torch(package: types.ModuleType) -> None:
+    """Let plain torch answer on the CPU, too, where a loaded torchimpl has a compiled kernel."""
+    kernels = f"{package.__name__}.kernels.negative_binomial"
+    dense, ops, log_pmf, second = (
+        importlib.import_module(kernels + part) for part in ("", "_ops", "_log_pmf", "_second")
+    )
+    evaluate = functools.partial(dense.evaluate, dense=False)
+    second_partials = functools.partial(second.second_partials, dense=False, first=evaluate)
+    ops.evaluator = lambda _device: evaluate
+    ops.second_evaluator = lambda _device: second_partials
+    log_pmf.evaluators = lambda _device: (log_pmf.log_pmf_value, log_pmf.log_pmf_slopes)
+    users = importlib.import_module(f"{package.__name__}.negative_binomial")
+    users.negative_log_pmf = log_pmf.NegativeLogPMF.apply

@@ -10,14 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from . import verdicts
-from .campaign import Result
+from .campaign import Result, judges_of
 from .plan import CAPS, TESTS
 from .worker import TIMEOUT
 
 __all__ = ["Row", "markdown", "rows", "show"]
 
 COLUMNS = ("module", "judge", "mutants", "killed", "timeout", "equivalent", "survivors", "score")
-JUDGES = {("refimpl", "engine"): "engine, then one ulp"}
 
 
 @dataclass
@@ -59,10 +58,7 @@ def rows(results: Iterable[Result], made: Mapping[tuple[str, str, str], int]) ->
         results: what the judges said.
         made: how many mutants there are, by package, module and judge.
     """
-    found = {
-        key: Row(f"{key[0]}/{key[1]}", JUDGES.get((key[0], key[2]), key[2]), count)
-        for key, count in sorted(made.items())
-    }
+    found = {key: Row(f"{key[0]}/{key[1]}", judges_of(*key), count) for key, count in sorted(made.items())}
     for result in results:
         one = result.mutation
         _count(found[one.package, one.module, one.judge], result)
@@ -100,16 +96,22 @@ def show(console: Console, found: Sequence[Row], title: str) -> None:
 
 def markdown(found: Sequence[Row], seed: int) -> str:
     """The table, the survivors and the equivalent mutants for the documentation."""
-    caps = " and ".join(f"{cap} of a module of `{package}`" for package, cap in CAPS.items())
+    caps = ", ".join(f"{count} of a module of `{wing}`" for wing, count in CAPS.items())
     parts = [
         f"At most {caps} are judged, chosen with seed {seed}.\n",
         "| " + " | ".join(COLUMNS) + " |",
         "|---|---" + "|--:" * (len(COLUMNS) - 2) + "|",
         *("| " + " | ".join(_cell(text) for text in row.cells()) + " |" for row in found),
     ]
-    held = sorted({row.module.split("/", 1)[1] for row in found if row.judge == "tests"})
+    held = sorted(
+        {
+            row.module.split("/", 1)[1]
+            for row in found
+            if row.judge.endswith("tests") and row.module.startswith("torchimpl")
+        }
+    )
     if held:
-        parts += ["\nThe tests that judge where the engine cannot see:\n"]
+        parts += ["\nThe tests that judge where the engine cannot see, or what it let pass:\n"]
         parts += [f"- `{module}`: " + ", ".join(f"`{test}`" for test in TESTS[module]) for module in held]
     parts += ["\n### Survivors\n"]
     complete = found[-1].judged == found[-1].made

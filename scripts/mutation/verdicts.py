@@ -20,7 +20,7 @@ from typing import Any
 
 from .candidates import Mutation
 
-__all__ = ["Known", "known", "verdict_of"]
+__all__ = ["Known", "equivalent", "known", "verdict_of"]
 
 FOLDER = Path(__file__).with_name("known")
 
@@ -73,3 +73,9 @@ def verdict_of(mutation: Mutation) -> Known | None:
         if here and one.kind in {"", mutation.kind} and (not one.change or mutation.change in one.change):
             return one
     return None
+
+
+def equivalent(mutation: Mutation) -> bool:
+    """Whether a mutation is argued to be equivalent."""
+    entry = verdict_of(mutation)
+    return entry is not None and entry.verdict == "equivalent"

@@ -10,6 +10,7 @@ from typing import Any
 
 from .candidates import Mutation
 from .judges import by_engine, by_tests, quiet
+from .oracle_tests import by_oracle_tests
 
 __all__ = ["Worker", "serve"]
 
@@ -31,7 +32,8 @@ def serve(pipe: Connection, judge: str, examples: int) -> None:
         package, module, mutation = task
         if judge == "tests":
             pipe.send(("step", "tests"))
-            found = by_tests(mutation, module, TEST_LIMIT)
+            judge_tests = by_tests if package == "torchimpl" else by_oracle_tests
+            found = judge_tests(mutation, module, TEST_LIMIT)
         else:
             name = f"mutant{number}" if mutation else f"unchanged{number}"
             found = by_engine(

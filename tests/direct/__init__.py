@@ -15,6 +15,7 @@ EVALUATIONS = {
     "quantile_absolute_loss": counts.quantile,
     "negative_binomial_cdf": counts.cdf,
     "negative_binomial_sf": counts.sf,
+    "negative_binomial_log_prob": counts.log_prob,
     "compute_numeric_cdf": counts.numeric_cdf,
     "nll_loss": counts.likelihood,
     "compute_residual_mse": quadratic.residual,

@@ -53,6 +53,20 @@ def sf(batch, total):
     return _elementwise(batch, total, survival=True)
 
 
+def log_prob(batch, total):
+    """`negative_binomial_log_prob`."""
+    y, mu, r = (batch.arguments[name] for name in ("y", "mu", "r"))
+    value, slope_mu, exponent, slope_r = _elements(log_mass, (y, mu, r), working(batch.form))
+    impossible = np.ravel(y) < 0
+    value = np.where(impossible, -np.inf, value).reshape(np.shape(y))
+    slope_mu, slope_r = (np.where(impossible, 0, part) for part in (np.ldexp(slope_mu, exponent), slope_r))
+    gradient = {
+        "mu": _summed(slope_mu, mu, batch.form, total),
+        "r": _summed(slope_r, r, batch.form, total),
+    }
+    return rounded(value, batch.form, saturates=True), gradient
+
+
 def numeric_cdf(batch, total):
     """`compute_numeric_cdf` of a Poisson, or of a negative binomial with the mean total p / (1 - p)."""
     kind, form = working(batch.form), batch.form

@@ -117,7 +117,7 @@ def random_batch(spec, form, rng):
             names = ("model_r1", "model_r2", "y_r1", "y_r2")
             arguments = dict(zip(names, (*models, first[0], second[0]), strict=True))
             return Batch(RANDOM, form, arguments, reduction)
-        case "negative_binomial_cdf" | "negative_binomial_sf":
+        case "negative_binomial_cdf" | "negative_binomial_sf" | "negative_binomial_log_prob":
             arguments = dict(zip(("y", "mu", "r"), _counts(rng, form, _size(rng)), strict=True))
             return Batch(RANDOM, form, arguments)
         case "compute_numeric_cdf":

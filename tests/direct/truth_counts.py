@@ -41,6 +41,15 @@ def _distribution(points):
     return found
 
 
+def _log_masses(points):
+    """(log p, d log p/dmu, d log p/dr) of every point."""
+    found = []
+    for k, mu, r in points:
+        with mpmath.workprec(working_bits(mu, r)):
+            found.append(tuple(map(exact, exact_log_mass(k, mu, r))))
+    return found
+
+
 def _tails(y, mu, r, survival, names):
     points = _points(y, mu, r)
     if points is None or any(np.ndim(part) == 0 for part in (mu, r)):
@@ -57,6 +66,15 @@ def cdf(batch):
 
 def sf(batch):
     return _tails(*batch.arguments.values(), True, ("mu", "r"))
+
+
+def log_prob(batch):
+    points = _points(*batch.arguments.values())
+    if points is None or any(np.ndim(batch.arguments[name]) == 0 for name in ("mu", "r")):
+        return None
+    rows = _log_masses(points)
+    value, mean, size = ([row[i] for row in rows] for i in range(3))
+    return Truth(value, {"mu": mean, "r": size})
 
 
 def numeric_cdf(batch):
@@ -111,13 +129,7 @@ def likelihood(batch):
     points = [_points(*replicate) for replicate in replicates or ()]
     if not points or None in points:
         return None
-    rows = []
-    for side in points:
-        found = []
-        for k, mu, r in side:
-            with mpmath.workprec(working_bits(mu, r)):
-                found.append(tuple(map(exact, exact_log_mass(k, mu, r))))
-        rows.append(found)
+    rows = [_log_masses(side) for side in points]
     reduction = batch.options["reduction"]
     values = [-(a[0] + b[0]) / 2 for a, b in zip(*rows, strict=True)]
     share = Fraction(-1, 2 * (max(len(values), 1) if reduction == "mean" else 1))
@@ -134,6 +146,7 @@ TRUTHS: dict[str, Callable] = {
     "quantile_absolute_loss": quantile,
     "negative_binomial_cdf": cdf,
     "negative_binomial_sf": sf,
+    "negative_binomial_log_prob": log_prob,
     "compute_numeric_cdf": numeric_cdf,
     "nll_loss": likelihood,
     "compute_residual_mse": truth.residual,

@@ -1,9 +1,10 @@
 """Faults in the negative log likelihood."""
 
-# ruff: noqa: ARG002 - a method that is replaced may use less than the right one
+import functools
 
 import torch
 
+import torchimpl
 from tests.faults.base import (
     Fault,
     caught,
@@ -108,33 +109,32 @@ class SumOverAll(Likelihood):
         return reduced(rows, "sum" if reduction == "mean" else reduction, dtype)
 
 
-class Columns(Likelihood):
-    """Takes one replicate, too, and constants."""
+def broadcast_columns():
+    right = torchimpl.nll_loss
 
-    def __call__(self, model_outputs, batch, *, reduction="mean"):
+    def side(outputs, batch):
+        mu, r, reads = torch.broadcast_tensors(outputs["mu"], outputs["r"], batch["reads"])
+        return {"mu": mu.reshape(-1), "r": r.reshape(-1)}, {"reads": reads.reshape(-1)}
+
+    @functools.wraps(right)
+    def wrong(model_outputs, batch, **options):
         if "r1" not in model_outputs:
-            model_outputs, batch = self.alone(model_outputs, batch)
-        return super().__call__(model_outputs, batch, reduction=reduction)
+            return right(*side(model_outputs, batch), **options)
+        sides = {name: side(outputs, batch[name]) for name, outputs in model_outputs.items()}
+        return right(*({name: both[place] for name, both in sides.items()} for place in (0, 1)), **options)
 
-    def alone(self, model_outputs, batch):
-        return {"r1": model_outputs, "r2": model_outputs}, {"r1": batch, "r2": batch}
-
-    def like(self, parameter, y):
-        return parameter.double().expand(y.shape) if parameter.dim() == 0 else super().like(parameter, y)
-
-    def clamped(self, p):
-        return torch.where(p == 0, 1.0, p)  # only where y is 0, too
+    return wrong
 
 
-class BroadcastColumns(Columns):
-    def like(self, parameter, y):
-        return parameter.double()
+def half_alone():
+    right = torchimpl.nll_loss
 
-
-class HalfAlone(Columns):
-    def __call__(self, model_outputs, batch, *, reduction="mean"):
-        value = super().__call__(model_outputs, batch, reduction=reduction)
+    @functools.wraps(right)
+    def wrong(model_outputs, *given, **options):
+        value = right(model_outputs, *given, **options)
         return value if "r1" in model_outputs else value / 2
+
+    return wrong
 
 
 class SingleInside(Likelihood):
@@ -225,8 +225,8 @@ FAULTS = (
         exact(NLL),
     ),
     Fault("looks for NaN on every call", NLL, "sync", Item, Likelihood),
-    Fault("columns broadcast against rows", NLL, "option", BroadcastColumns, Columns),
-    Fault("one replicate alone weighs half", NLL, "option", HalfAlone, Columns),
+    Fault("columns broadcast against rows", NLL, "option", broadcast_columns, production(NLL)),
+    Fault("one replicate alone weighs half", NLL, "option", half_alone, production(NLL)),
     Fault("default reduction wrong", NLL, "option", with_default(NLL, reduction="sum"), production(NLL)),
     Fault(
         "missing key raises AttributeError",

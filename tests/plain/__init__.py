@@ -18,6 +18,10 @@ from tests.plain.masked import masked_sse as masked_sse
 from tests.plain.masked import masked_sse_gradient as masked_sse_gradient
 from tests.plain.negative_binomial import negative_binomial_cdf as negative_binomial_cdf
 from tests.plain.negative_binomial import negative_binomial_cdf_gradient as negative_binomial_cdf_gradient
+from tests.plain.negative_binomial import negative_binomial_log_prob as negative_binomial_log_prob
+from tests.plain.negative_binomial import (
+    negative_binomial_log_prob_gradient as negative_binomial_log_prob_gradient,
+)
 from tests.plain.negative_binomial import negative_binomial_sf as negative_binomial_sf
 from tests.plain.negative_binomial import negative_binomial_sf_gradient as negative_binomial_sf_gradient
 from tests.plain.pearson import negative_pearson_loss as negative_pearson_loss

@@ -47,3 +47,36 @@ def score(k: Long, mu: Long, r: Long) -> Long:
     total = size + mu
     rises = each(lambda n, start: harmonic(start, int(n))[-1], np.where(limit, 0, k), size)
     return np.where(limit, 0, rises - phi((k - mu) / total, (size + k) / total))
+
+
+def surprise(y: Long, mu: Long, r: Long) -> Long:
+    """-log p; beyond every format where p is 0, inf where y is infinite."""
+    k = np.floor(y)
+    valid, possible = _domain(k, mu, r)
+    result = np.where(valid, IMPOSSIBLE, np.nan)
+    result[valid & (k == 0) & (mu == 0)] = 0
+    result[valid & np.isinf(k)] = np.inf
+    result[possible] = -log_mass(k[possible], mu[possible], r[possible])
+    return result
+
+
+def slopes(y: Long, mu: Long, r: Long) -> tuple[Long, Long]:
+    """Derivatives of -log p in mu and in r."""
+    k = np.floor(y)
+    valid, possible = _domain(k, mu, r)
+    slope_mu, slope_r = (np.where(valid, LONG(0), np.nan) for _ in range(2))
+    endless = valid & np.isposinf(k)
+    slope_mu[endless], slope_r[endless & np.isfinite(r)] = -np.inf, np.inf
+    counted = valid & np.isfinite(k) & (k >= 0)
+    slope_r[counted] = -score(k[counted], mu[counted], r[counted])
+    without = counted & (mu == 0)
+    slope_mu[without] = np.where(k[without] > 0, -np.inf, 1)
+    share = np.where(np.isinf(r), 1, r / (r + mu))
+    slope_mu[possible] = (share * ((mu - k) / mu))[possible]
+    return slope_mu, slope_r
+
+
+def _domain(k: Long, mu: Long, r: Long) -> tuple[np.ndarray, np.ndarray]:
+    """Where the arguments are valid, and where the probability is positive for 0 < mu."""
+    valid = ~np.isnan(k) & (mu >= 0) & np.isfinite(mu) & (r > 0)
+    return valid, valid & (k >= 0) & np.isfinite(k) & (mu > 0)

@@ -1,10 +1,11 @@
-"""CDF and survival function of the negative binomial with mean mu and size r."""
+"""CDF, survival function and log mass of the negative binomial with mean mu and size r."""
 
 from typing import Any
 
 import numpy as np
 
 from tests.plain.common import Array, Long, check_shapes, checked, elementwise, gradient, long
+from tests.plain.mass import slopes, surprise
 from tests.plain.tails import Tails, tails
 
 
@@ -38,6 +39,23 @@ def negative_binomial_sf_gradient(
     return negative_binomial_cdf_gradient(y, mu, r, validate=validate, cotangent=-cotangent)
 
 
+@np.errstate(all="ignore")
+def negative_binomial_log_prob(y: Any, mu: Any, r: Any, *, validate: bool = False) -> Array:
+    """log P(Y = y)."""
+    arrays = _arrays(y, mu, r, validate=validate)
+    return elementwise(-surprise(*flat(*arrays)).reshape(arrays[0].shape), *arrays[1:])
+
+
+@np.errstate(all="ignore")
+def negative_binomial_log_prob_gradient(
+    y: Any, mu: Any, r: Any, *, validate: bool = False, cotangent: float = 1.0
+) -> tuple[Array | None, Array | None]:
+    """The negative of the derivatives of -log P."""
+    arrays = _arrays(y, mu, r, validate=validate)
+    slope_mu, slope_r = slopes(*flat(*arrays))
+    return gradient(slope_mu, -cotangent, arrays[1]), gradient(slope_r, -cotangent, arrays[2])
+
+
 def check_values(prefix: str, y: Array, mu: Array, r: Array) -> None:
     """ValueError that names the first value outside the domain."""
     wrong = {
@@ -52,13 +70,18 @@ def check_values(prefix: str, y: Array, mu: Array, r: Array) -> None:
 
 
 def _evaluated(y: Any, mu: Any, r: Any, *, validate: bool) -> tuple[tuple[Array, Array, Array], Tails]:
+    arrays = _arrays(y, mu, r, validate=validate)
+    return arrays, tails(*flat(*arrays))
+
+
+def _arrays(y: Any, mu: Any, r: Any, *, validate: bool) -> tuple[Array, Array, Array]:
     arrays = checked("y", y), checked("mu", mu), checked("r", r)
     for name, array in zip(("mu", "r"), arrays[1:], strict=True):
         if array.ndim:
             check_shapes(y=arrays[0], **{name: array})
     if validate:
         check_values("", *arrays)
-    return arrays, tails(*flat(*arrays))
+    return arrays
 
 
 def flat(y: Array, mu: Array, r: Array) -> tuple[Long, Long, Long]:

@@ -28,8 +28,8 @@ LARGEST = torch.finfo(torch.float64).max
 CPU_BLOCK = 8192
 CPU_BLOCK_QUADRATURE = 1024
 DENSE_BLOCK = 1 << 18
-# the fraction needs min(r, b) below, the quadrature above
-FRACTION_LIMIT = 48.0
+# the fraction needs min(r, b) below, the quadrature above: only there its integrand falls far enough
+FRACTION_LIMIT = 65.0
 FRACTION_TERMS = (10, 16, 24, 40)
 # up to so many elements all take the longest fraction among them: the number of calls is what costs
 CPU_SMALL = 2048
@@ -117,7 +117,7 @@ def terms_needed(k: Tensor, mu: Tensor, r: Tensor) -> Tensor:
     """How many terms of the fraction reach float64 accuracy."""
     b = k + 1.0
     needed = 8.0 + 2.6 * torch.minimum(r, b).sqrt()
-    small = torch.where((r < 2.0) & (k * success_probability(mu, r) < 2.0 * SERIES_LIMIT), 40.0, 24.0)
+    small = torch.where(k * success_probability(mu, r) < 2.0 * SERIES_LIMIT, 40.0, 24.0)
     upper, lower = torch.minimum(needed, b), torch.where(r < 6.0, small, needed)
     return torch.where(mu >= b, upper, lower)
 

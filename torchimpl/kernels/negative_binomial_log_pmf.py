@@ -6,7 +6,10 @@ differences lose all digits for large arguments.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -76,15 +79,17 @@ def log_pmf_value(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
     s, c = room * e.r + room * e.mu, room * e.r + room * k
     x, c_over_s = torch.where(e.is_poisson, 1.0, room * e.r / s), torch.where(e.is_poisson, 1.0, c / s)
     shift = torch.where(e.is_poisson, 0.0, room * (k - e.mu) / s)
-    # 1 + z = (c/s)(mu/k) = y (c/k) and c/s may be no numbers, their logarithms are
+    # 1 + z = (c/s)(mu/k) = (mu/s)(c/k) and each may be no number, its logarithm is
     z, mu_over_k = x * ((e.mu - k) / k), e.mu / k
+    share = torch.where(e.is_poisson, 0.0, room * e.mu / s)
     apart = (c_over_s < 1e-290) | (c_over_s > 1e290)
-    near = phi1(z, torch.where(apart, (room * e.mu / s) * (c / (room * k)), c_over_s * mu_over_k))
+    by_mean = ~apart & (mu_over_k > 1e-300)
+    near = phi1(z, torch.where(by_mean, c_over_s * mu_over_k, share * (c / (room * k))))
     far = z - (torch.log(c_over_s) + torch.log(e.mu) - torch.log(k))
     of_r = torch.where(
         apart, x * (k - e.mu) - e.r * (torch.log(c) - torch.log(s)), e.r * phi1(shift, c_over_s)
     )
-    deviance = of_r + k * torch.where(apart | (mu_over_k > 1e-300), near, far)
+    deviance = of_r + k * torch.where(apart | by_mean | (share > 1e-300), near, far)
     small = e.r < 1.0
     # Gamma(r) = Gamma(1+r)/r below 1, where Stirling's formula fails
     raised = e.r + small
@@ -132,7 +137,8 @@ def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Four:
     d_r = bend - torch.where(small, score + inverse, score)
     # r and mu small: (k-mu)/s - 1/r in one fraction, whose two parts would cancel at k = 1
     merged = ((e.k - 1.0) * e.r - mean * (1.0 + e.r)) * (room / total) * inverse
-    rest = torch.log(c_over_s) + torch.log(growth) + score
+    # the logarithms of the growth in both terms cancel
+    rest = torch.log(c_over_s) + score
     d_r = torch.where(small & (mean < 0.5), merged * growth - rest, d_r)
     # beside fractions that overflow nothing else counts; the order keeps them away from subnormal numbers
     numerator = 0.25 * ((e.k - 1.0) * e.r) - (0.25 * mean) * (1.0 + e.r)
@@ -145,7 +151,8 @@ def log_pmf_slopes(y: Tensor, mu: Tensor, r: Tensor) -> Four:
     unreachable = e.impossible & ((y < 0.0) | (y == torch.inf))
     # y = inf: the limits; y < 0: the pmf is 0 whatever the parameters are
     limit = torch.where(y > 0.0, torch.inf, 0.0)
-    d_mu, d_r = torch.where(unreachable, -limit, d_mu), torch.where(unreachable, limit, d_r)
+    d_mu = torch.where(unreachable, -limit, d_mu)
+    d_r = torch.where(unreachable, torch.where(e.is_poisson, 0.0, limit), d_r)
     d_mu, d_r = torch.where(e.invalid, torch.nan, d_mu), torch.where(e.invalid, torch.nan, d_r)
     far_mu = torch.where(d_mu.isinf() & ~e.impossible, shrunk_mu, shrunk(d_mu))
     far_r = torch.where(d_r.isinf() & ~unreachable, shrunk_r, shrunk(d_r))
@@ -189,17 +196,30 @@ def log_pmf_curvatures(y: Tensor, mu: Tensor, r: Tensor) -> Three:
     )
 
 
+@functools.cache
+def evaluators(device_type: str) -> tuple[Callable[..., Tensor], Callable[..., Four]]:
+    """What evaluates value and slopes on a device: the compiled kernel on the CPU, plain torch elsewhere."""
+    if device_type == "cpu":
+        # only here: Numba takes a second to import
+        module = importlib.import_module(".negative_binomial_log_pmf_cpu", __package__)
+        return module.value_cpu, module.slopes_cpu
+    return log_pmf_value, log_pmf_slopes
+
+
 # operators, because torch.compile(dynamic=True) cannot lift float constants out of a Function's body
 @torch.library.custom_op("proven_losses::negative_binomial_log_pmf", mutates_args=())
 def value_operator(y: Tensor, mu: Tensor, r: Tensor) -> Tensor:
     """`log_pmf_value`."""
-    return log_pmf_value(y, mu, r)
+    value, _ = evaluators(y.device.type)
+    return value(y, mu, r).contiguous()
 
 
 @torch.library.custom_op("proven_losses::negative_binomial_log_pmf_slopes", mutates_args=())
 def slopes_operator(y: Tensor, mu: Tensor, r: Tensor) -> Four:
     """`log_pmf_slopes`."""
-    return log_pmf_slopes(y, mu, r)
+    _, slopes = evaluators(y.device.type)
+    d_mu, d_r, far_mu, far_r = (slope.contiguous() for slope in slopes(y, mu, r))
+    return d_mu, d_r, far_mu, far_r
 
 
 @torch.library.custom_op("proven_losses::negative_binomial_log_pmf_curvatures", mutates_args=())
@@ -210,12 +230,13 @@ def curvatures_operator(y: Tensor, mu: Tensor, r: Tensor) -> Three:
 
 @value_operator.register_fake
 def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Tensor:
-    return torch.empty_like(mu)
+    return mu.new_empty(mu.shape)
 
 
 @slopes_operator.register_fake
 def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Four:
-    return torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu)
+    d_mu, d_r, far_mu, far_r = (mu.new_empty(mu.shape) for _ in range(4))
+    return d_mu, d_r, far_mu, far_r
 
 
 @curvatures_operator.register_fake
@@ -247,6 +268,12 @@ def pulled_back(cotangent: Tensor, slope: Tensor, far: Tensor, parameter: Tensor
     return torch.where(overflowed, grown(product), product)
 
 
+def gradients(on_value: Tensor, y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """Of mu and r, from the cotangent of the value; differentiable once more."""
+    d_mu, d_r, far_mu, far_r = NegativeLogPMFSlopes.apply(y, mu.expand_as(y), r.expand_as(y))
+    return pulled_back(on_value, d_mu, far_mu, mu), pulled_back(on_value, d_r, far_r, r)
+
+
 class NegativeLogPMF(torch.autograd.Function):
     """(y, mu, r) -> -log pmf, differentiable twice in mu and r, which have the shape of y or are 0-dim."""
 
@@ -266,10 +293,7 @@ class NegativeLogPMF(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """Cotangent times slopes."""
-        y, mu, r = ctx.saved_tensors
-        d_mu, d_r, far_mu, far_r = NegativeLogPMFSlopes.apply(y, mu.expand_as(y), r.expand_as(y))
-        on_value = cotangents[0]
-        return None, pulled_back(on_value, d_mu, far_mu, mu), pulled_back(on_value, d_r, far_r, r)
+        return None, *gradients(cotangents[0], *ctx.saved_tensors)
 
 
 class NegativeLogPMFSlopes(torch.autograd.Function):

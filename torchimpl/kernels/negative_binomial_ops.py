@@ -6,40 +6,75 @@ The operators hide the data-dependent evaluation from `torch.compile`; they know
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from torchimpl.kernels.negative_binomial import evaluate
+from torchimpl.kernels.negative_binomial_regions import Partials
 from torchimpl.kernels.negative_binomial_second import second_partials
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 Three = tuple[Tensor, Tensor, Tensor]
 
 
+@functools.cache
+def evaluator(device_type: str) -> Callable[[Tensor, Tensor, Tensor], Partials]:
+    """What evaluates the CDF on a device: a compiled kernel on the CPU and on CUDA, plain torch elsewhere."""
+    if device_type == "cpu":
+        # only here: Numba takes a second to import
+        module = importlib.import_module(".negative_binomial_cpu", __package__)
+        kernel: Callable[[Tensor, Tensor, Tensor], Partials] = module.evaluate_cpu
+        return kernel
+    if device_type == "cuda":
+        triton = importlib.import_module(".negative_binomial_cuda", __package__)
+        if triton.available():
+            return cast("Callable[[Tensor, Tensor, Tensor], Partials]", triton.evaluate_cuda)
+    return functools.partial(evaluate, dense=True)
+
+
+@functools.cache
+def second_evaluator(device_type: str) -> Callable[[Tensor, Tensor, Tensor], Three]:
+    """What evaluates second derivatives on a device: on the CPU all analytic, elsewhere `second_partials`."""
+    if device_type == "cpu":
+        module = importlib.import_module(".negative_binomial_second_cpu", __package__)
+        kernel: Callable[[Tensor, Tensor, Tensor], Three] = module.second_cpu
+        return kernel
+    return functools.partial(second_partials, dense=True, first=evaluator(device_type))
+
+
 @torch.library.custom_op("proven_losses::negative_binomial_cdf", mutates_args=())
 def cdf_operator(y: Tensor, mu: Tensor, r: Tensor) -> Four:
     """(F, S, dF/dmu, dF/dr) at float64 tensors of one shape."""
-    found = evaluate(y, mu, r, dense=y.device.type != "cpu")
+    found = evaluator(y.device.type)(y, mu, r)
     return found.cdf, found.sf, found.d_mu, found.d_r
 
 
 @torch.library.custom_op("proven_losses::negative_binomial_second", mutates_args=())
 def second_operator(y: Tensor, mu: Tensor, r: Tensor) -> Three:
     """(d²F/dmu², d²F/dmu dr, d²F/dr²) at float64 tensors of one shape."""
-    return second_partials(y, mu, r, dense=y.device.type != "cpu")
+    found = second_evaluator(y.device.type)(y, mu, r)
+    d_mu_mu, d_mu_r, d_r_r = (value.contiguous() for value in found)
+    return d_mu_mu, d_mu_r, d_r_r
+
+
+def _contiguous(like: Tensor) -> Tensor:
+    """What the operators return, whatever the layout of their arguments."""
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
 @cdf_operator.register_fake
 def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Four:
-    return torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu)
+    return _contiguous(mu), _contiguous(mu), _contiguous(mu), _contiguous(mu)
 
 
 @second_operator.register_fake
 def _(_y: Tensor, mu: Tensor, _r: Tensor) -> Three:
-    return torch.empty_like(mu), torch.empty_like(mu), torch.empty_like(mu)
+    return _contiguous(mu), _contiguous(mu), _contiguous(mu)
 
 
 def batched(operator: Callable[..., Any], results: int) -> Callable[..., Any]:

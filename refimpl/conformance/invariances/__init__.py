@@ -146,6 +146,7 @@ INVARIANCES: dict[str, tuple[Invariance, ...]] = {
     ),
     "negative_binomial_cdf": _counts("none", complement("negative_binomial_sf")),
     "negative_binomial_sf": _counts("none", complement("negative_binomial_cdf")),
+    "negative_binomial_log_prob": _counts("none"),
     "compute_numeric_cdf": _counts("none"),
     "nll_loss": _counts("mean", _SWAPPED),
     "compute_residual_mse": _residual(residual.CORE),
