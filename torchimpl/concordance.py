@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchimpl import checks, scaling
+from torchimpl.kernels.concordance_backends import IMPLS, choices
 from torchimpl.kernels.concordance_op import concordance_rows
 from torchimpl.saturate import all_finite, replace_through, safe_sum, saturate
 
@@ -22,6 +23,7 @@ def concordance_loss_nce(
     eps: float = 1e-8,
     reduction: str = "mean",
     chunk_size: int | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     """InfoNCE between two sets of replicate residuals.
 
@@ -29,8 +31,8 @@ def concordance_loss_nce(
 
         L_i = d_ii/τ + log(ε + Σ_j exp(-d_ij/τ)) = -log( s_ii / (Σ_j s_ij + ε) ),   s = exp(-d/τ),
 
-    evaluated in the log domain, from differences, in float64. Forward and backward take O(B·D) memory: all
-    pairs are visited, a block of rows at a time, and none is kept. Differentiable twice.
+    evaluated in the log domain, from differences, in float64. Forward and backward take O(B·D) memory: no pair
+    is kept. One feature (D = 1) on the CPU takes O(B log B) time. Differentiable twice.
 
     Args:
         res1: (B,) or (B, ...), flattened to (B, D). Floating or integer.
@@ -38,7 +40,11 @@ def concordance_loss_nce(
         tau: temperature, > 0.
         eps: ε >= 0; 0 is textbook InfoNCE.
         reduction: "mean" over the rows, "sum", or "none" for the (B,) losses of the rows.
-        chunk_size: rows per block; None chooses it from the shapes. Changes the rounding and the speed only.
+        chunk_size: rows per block of the plain torch implementation; None chooses it from the shapes. Changes
+            the rounding and the speed only.
+        impl: which implementation answers, all within the same bound. "sorted" sorts both sides and sums what
+            counts by blocks (D = 1); "exact-blocks" visits all pairs in compiled code; "torch" does so in plain
+            torch, on any device; "auto" takes the fastest that there is.
 
     Returns:
         A scalar of the promoted dtype (float32 for half inputs), or (B,) in the inputs' dtype. A value beyond
@@ -46,9 +52,10 @@ def concordance_loss_nce(
         as an input that counts holds NaN or inf: a row of `res1` counts in its own row, `res2` in all.
 
     Raises:
-        TypeError: an input is not a real tensor; tau or eps is not a real number; chunk_size is not an int.
+        TypeError: an input is not a real tensor; tau or eps is not a real number; chunk_size is not an int; impl
+            is not a str.
         ValueError: the shapes differ or have no batch dimension; tau, eps, chunk_size or reduction is out of
-            range.
+            range; impl is unknown or not there for the device and the number of features.
 
     Example:
         >>> r1 = torch.tensor([0.0, 1.0, 2.0])
@@ -66,11 +73,16 @@ def concordance_loss_nce(
     eps = checks.non_negative_finite("eps", eps)
     checks.reduction(reduction, _REDUCTIONS)
     rows = _rows_per_block(chunk_size)
+    _known_impl(impl)
     working = checks.working_dtype(res1, res2)
     # squares of anything narrower than the working dtype stay inside its range (for a tau that is not absurd)
-    wide = working in (res1.dtype, res2.dtype) or not 1e-100 < tau < 1e100
+    narrow = working not in (res1.dtype, res2.dtype)
+    wide = not narrow or not 1e-100 < tau < 1e100
     x, y = _matrix(res1, working), _matrix(res2, working)
-    losses, nearest = concordance_rows(x, y, tau=tau, eps=eps, rows=rows, wide=wide)
+    _require_choice(impl, x)
+    losses, nearest = concordance_rows(
+        x, y, tau=tau, eps=eps, rows=rows, wide=wide, narrow=narrow, impl=impl
+    )
     finite, dtype = all_finite(res1, res2), checks.result_dtype(res1, res2)
     if reduction == "none":
         return saturate(losses, checks.elementwise_dtype(res1, res2), finite)
@@ -127,6 +139,24 @@ def _rows_per_block(chunk_size: object) -> int:
     return chunk_size
 
 
+def _known_impl(impl: object) -> str:
+    if not isinstance(impl, str):
+        raise TypeError(f"impl must be a str, got {type(impl).__name__}")
+    if impl not in IMPLS:
+        raise ValueError(f"impl must be one of {', '.join(map(repr, IMPLS))}, got {impl!r}")
+    return impl
+
+
+def _require_choice(impl: str, x: Tensor) -> None:
+    """Refuse an implementation that there is not for such tensors."""
+    found = choices(x.device.type, x.shape[1])
+    if impl != "auto" and impl not in found:
+        raise ValueError(
+            f"impl={impl!r} is not there for D = {x.shape[1]} on {x.device.type}; "
+            f"use 'auto' or {' or '.join(map(repr, found))}"
+        )
+
+
 class ConcordanceLossNCE(nn.Module):
     """`concordance_loss_nce` as a module; the options are those of the function.
 
@@ -143,6 +173,7 @@ class ConcordanceLossNCE(nn.Module):
         eps: float = 1e-8,
         reduction: str = "mean",
         chunk_size: int | None = None,
+        impl: str = "auto",
     ) -> None:
         super().__init__()
         self.tau = checks.positive_finite("tau", tau)
@@ -150,13 +181,23 @@ class ConcordanceLossNCE(nn.Module):
         self.reduction = checks.reduction(reduction, _REDUCTIONS)
         _rows_per_block(chunk_size)
         self.chunk_size = chunk_size
+        self.impl = _known_impl(impl)
 
     def forward(self, res1: Tensor, res2: Tensor) -> Tensor:
         """The loss of (B,) or (B, ...) residuals of both replicates."""
         return concordance_loss_nce(
-            res1, res2, self.tau, eps=self.eps, reduction=self.reduction, chunk_size=self.chunk_size
+            res1,
+            res2,
+            self.tau,
+            eps=self.eps,
+            reduction=self.reduction,
+            chunk_size=self.chunk_size,
+            impl=self.impl,
         )
 
     def extra_repr(self) -> str:
         """The options."""
-        return f"tau={self.tau}, eps={self.eps}, reduction={self.reduction!r}, chunk_size={self.chunk_size}"
+        return (
+            f"tau={self.tau}, eps={self.eps}, reduction={self.reduction!r}, chunk_size={self.chunk_size}, "
+            f"impl={self.impl!r}"
+        )

@@ -32,6 +32,7 @@ def concordance_loss_nce_wrapper(
     eps: float = 1e-8,
     reduction: str = "mean",
     chunk_size: int | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     """`concordance_loss_nce` of the residuals reads - mu of both replicates.
 
@@ -45,6 +46,7 @@ def concordance_loss_nce_wrapper(
         eps: >= 0.
         reduction: "mean", "sum" or "none".
         chunk_size: rows per block.
+        impl: which implementation answers.
 
     Raises:
         KeyError: a key is missing; the message names its path.
@@ -63,7 +65,9 @@ def concordance_loss_nce_wrapper(
     checks.same_shape("batch['r2']['reads']", reads_r2, "batch['r1']['reads']", reads_r1)
     inputs = (reads_r1, mu_r1, reads_r2, mu_r2)
     residuals = (_residual(reads_r1, mu_r1), _residual(reads_r2, mu_r2))
-    value = concordance_loss_nce(*residuals, tau, eps=eps, reduction=reduction, chunk_size=chunk_size)
+    value = concordance_loss_nce(
+        *residuals, tau, eps=eps, reduction=reduction, chunk_size=chunk_size, impl=impl
+    )
     dtype = checks.elementwise_dtype(*inputs) if reduction == "none" else checks.result_dtype(*inputs)
     return saturate(value, dtype, all_finite(*inputs))
 

@@ -43,14 +43,26 @@ def run_shared(
         Exception: whatever the kernel raises in any thread.
     """
     parts = max(1, min(torch.get_num_threads(), size // elements_per_thread))
-    if parts == 1:
-        kernel(*arguments, 0, size)
-        return
     borders = [size * part // parts for part in range(parts + 1)]
-    tasks: list[tuple[Any, ...]] = [(*arguments, a, b) for a, b in itertools.pairwise(borders)]
+    run_tasks(kernel, [(*arguments, a, b) for a, b in itertools.pairwise(borders)])
+
+
+def run_tasks(kernel: Callable[..., object], tasks: Sequence[tuple[Any, ...]]) -> None:
+    """Call `kernel(*task)` for every task, on at most `torch.get_num_threads()` threads.
+
+    Args:
+        kernel: releases the interpreter's lock.
+        tasks: arguments of each call; no call may need another's results.
+
+    Raises:
+        Exception: whatever the kernel raises in any thread.
+    """
+    threads = min(torch.get_num_threads(), len(tasks))
+    if threads <= 1:
+        for task in tasks:
+            kernel(*task)
+        return
     # threads of this call only: nothing is left that a fork could inherit
-    with ThreadPoolExecutor(parts - 1) as pool:
-        others = [pool.submit(kernel, *task) for task in tasks[1:]]
-        kernel(*tasks[0])
-        for other in others:
-            other.result()
+    with ThreadPoolExecutor(threads) as pool:
+        for call in [pool.submit(kernel, *task) for task in tasks]:
+            call.result()

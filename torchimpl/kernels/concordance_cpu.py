@@ -1,137 +1,151 @@
 """InfoNCE of scalar residuals on the CPU: sorting, sharing among threads, and the way back.
 
-The compiled passes are in `concordance_sorted`. Here tensors become sorted arrays and the results return in the
-order of the batch. Rows are shared among `torch.get_num_threads()` threads; each adds to column sums of its own.
+The compiled passes are in `concordance_sorted_sums`. Here tensors become sorted arrays and the results return in
+the order of the batch. The sorted rows are cut into parts, a number that the batch alone decides, each with column
+sums of its own: the result is the same, bit for bit, for any number of threads.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchimpl.kernels.concordance import scaled
-from torchimpl.kernels.concordance_sorted import Array, Places, Rows, find_windows, sum_rows
+from torchimpl.kernels.compiled import run_tasks
+from torchimpl.kernels.concordance import Scaled, scaled
+from torchimpl.kernels.concordance_backends import Four, Settings, Two
+from torchimpl.kernels.concordance_sorted import Array, Places, Rows
+from torchimpl.kernels.concordance_sorted_sums import sum_kernel, window_kernel
 
-# rows that are worth a thread of their own
-ROWS_PER_THREAD = 4096
+ROWS_PER_PART = 4096
+MOST_PARTS = 8
 # up to so many rows every source with a weight that is a normal number counts
 WHOLE = 512
 LARGEST_EXPONENT = 708.0
 
 
-class Evaluation(NamedTuple):
-    """What one pass finds, in the order of the batch."""
-
-    loss: Tensor  # (B,)
-    nearest: Tensor  # (B,), int64
-    normaliser: Tensor  # (2, B): largest exponent, and the sum relative to it
-    slopes: Tensor  # (2, B): τ/2 of the derivatives by x_i and y_i of the weighted sum of losses
-
-
-def applicable(x: Tensor, y: Tensor, impl: str) -> bool:
-    """Whether the sorted algorithm answers: D = 1 on the CPU, finite, unless plain torch is asked for."""
-    if impl == "torch" or x.device.type != "cpu" or x.dtype != torch.float64 or x.shape[1] != 1 or not len(x):
-        return False
-    return bool(x.isfinite().all() and y.isfinite().all())
-
-
-def rows_sorted(x: Tensor, y: Tensor, tau: float, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def rows_sorted(x: Tensor, y: Tensor, settings: Settings) -> Four:
     """Losses, anchors and normaliser of the rows, and the slopes of their sum.
 
     Args:
         x: (B, 1), finite float64, on the CPU.
         y: like `x`; row i belongs to source i.
-        tau: temperature.
-        eps: ε of the loss.
+        settings: temperature, ε, and whether slopes are wanted.
 
     Returns:
         The losses (B,), inf beyond float64; the nearest sources (B,); the normaliser (2, B), see
-        `torchimpl.kernels.concordance.loss_rows`; and the slopes (2, B) for `gradient_sorted`.
+        `torchimpl.kernels.concordance.loss_rows`; and the slopes for `gradient_sorted`: (2, B, 1), τ/2 times the
+        derivatives by x and y of the sum of the losses, in the units of `scaled`; (2, 0, 1) if none are wanted.
+
+    Example:
+        >>> x = torch.zeros(3, 1, dtype=torch.float64)
+        >>> settings = Settings(tau=1.0, eps=0.0, rows=0, wide=True, narrow=False, slopes=False)
+        >>> rows_sorted(x, x, settings)[0]  # log 3
+        tensor([1.0986, 1.0986, 1.0986], dtype=torch.float64)
     """
-    units = scaled(x, y, tau)
-    return evaluate_sorted(units.x[:, 0], units.y[:, 0], float(units.inverse_tau), eps)
+    rows, slopes = _evaluated(scaled(x, y, settings.tau), settings.eps, None, slopes=settings.slopes)
+    order = rows.order
+    return (
+        _back(rows.found.loss, order.x),
+        _back(order.y[rows.found.anchor_place], order.x),
+        torch.stack((_back(rows.found.peak, order.x), _back(rows.found.total, order.x))),
+        slopes,
+    )
 
 
 def gradient_sorted(
-    cotangent: Tensor, x: Tensor, y: Tensor, slopes: Tensor, tau: float, eps: float
-) -> tuple[Tensor, Tensor]:
+    cotangent: Tensor,
+    x: Tensor,
+    y: Tensor,
+    _nearest: Tensor,
+    _normaliser: Tensor,
+    saved: Tensor,
+    settings: Settings,
+) -> Two:
     """Vector-Jacobian product of the losses of `rows_sorted`: (B, 1) for x and y.
 
     Where all rows have one cotangent, as in a sum or a mean, the slopes of the forward pass are multiplied by it.
     """
-    units = scaled(x, y, tau)
+    units = scaled(x, y, settings.tau)
     first = cotangent[0]
-    if bool((cotangent == first).all()):
-        slopes = slopes * first
+    if saved.numel() and bool((cotangent == first).all()):
+        slopes = saved * first
     else:
-        rows = units.x[:, 0], units.y[:, 0]
-        slopes = evaluate_sorted(*rows, float(units.inverse_tau), eps, cotangent.contiguous()).slopes
-    return (slopes[0] * units.gradient_factor)[:, None], (slopes[1] * units.gradient_factor)[:, None]
+        slopes = _evaluated(units, settings.eps, cotangent, slopes=True)[1]
+    return slopes[0] * units.gradient_factor, slopes[1] * units.gradient_factor
 
 
-def evaluate_sorted(
-    x: Tensor, y: Tensor, inverse_tau: float, eps: float, cotangent: Tensor | None = None
-) -> Evaluation:
-    """Losses of all rows and the slopes of their sum, weighted by the cotangent (None for 1)."""
+class Order(NamedTuple):
+    """Places in the batch of the sorted rows and of the sorted sources."""
+
+    x: Places
+    y: Places
+
+
+class Sorted(NamedTuple):
+    """Everything known about one batch, sorted."""
+
+    order: Order
+    found: Rows
+    sources: Array
+
+
+def sorted_rows(units: Scaled, cotangent: Tensor | None) -> Sorted:
+    """Rows and sources in ascending order, with windows and anchors; sums are still to be found.
+
+    Args:
+        units: the inputs, (B, 1), multiplied by a power of two.
+        cotangent: (B,) weights of the rows, None for 1.
+    """
+    x, y = units.x[:, 0].numpy(), units.y[:, 0].numpy()
     batch = len(x)
-    order_x, order_y = torch.argsort(x, stable=True).numpy(), torch.argsort(y, stable=True).numpy()
-    rows, sources = _sorted_rows(x.numpy(), y.numpy(), order_x, order_y, inverse_tau, cotangent)
-    log_eps = math.log(eps) if eps else -math.inf
-    parts = max(1, min(torch.get_num_threads(), batch // ROWS_PER_THREAD))
-    columns = np.zeros((parts, batch))
-    borders = [batch * part // parts for part in range(parts + 1)]
-    tasks = [
-        (rows, begin, end, sources, inverse_tau, log_eps, columns[part])
-        for part, (begin, end) in enumerate(itertools.pairwise(borders))
-    ]
-    if parts == 1:
-        sum_rows(*tasks[0])
-    else:
-        # threads of this call only: nothing is left that a fork could inherit
-        with ThreadPoolExecutor(parts - 1) as pool:
-            others = [pool.submit(sum_rows, *task) for task in tasks[1:]]
-            sum_rows(*tasks[0])
-            for other in others:
-                other.result()
-    by_row = _back(rows.slope * rows.cotangent, order_x)
-    return Evaluation(
-        _back(rows.loss, order_x),
-        _back(order_y[rows.anchor_place], order_x),
-        torch.stack((_back(rows.peak, order_x), _back(rows.total, order_x))),
-        torch.stack((by_row, _back(columns.sum(0) if parts > 1 else columns[0], order_y))),
-    )
-
-
-def _sorted_rows(
-    x: Array, y: Array, order_x: Places, order_y: Places, inverse_tau: float, cotangent: Tensor | None
-) -> tuple[Rows, Array]:
-    batch = len(x)
+    order = Order(np.argsort(x, kind="stable"), np.argsort(y, kind="stable"))
     place = np.empty(batch, np.int64)
-    place[order_y] = np.arange(batch)
-    rows, sources, own_place = x[order_x], y[order_y], place[order_x]
+    place[order.y] = np.arange(batch)
+    rows, sources, own_place = x[order.x], y[order.y], place[order.x]
     first, last, anchor_place = (np.empty(batch, np.int64) for _ in range(3))
     # what is left out weighs less than half a unit roundoff together
     reach = LARGEST_EXPONENT if batch <= WHOLE else math.log(batch) + 53 * math.log(2.0)
-    find_windows(rows, sources, own_place, 0.5 * reach / inverse_tau, first, last, anchor_place)
+    window_kernel(rows, sources, own_place, 0.5 * reach / float(units.inverse_tau), first, last, anchor_place)
     anchor = sources[anchor_place]
     half = 0.5 * anchor
     high = rows - half
     back = high - rows
     low = (rows - (high - back)) - (half + back)
-    weights = np.ones(batch) if cotangent is None else cotangent.numpy()[order_x]
-    results = (np.empty(batch) for _ in range(4))
-    return (
-        Rows(
-            rows, anchor, high, low, sources[own_place], own_place, anchor_place, first, last, weights, *results
-        ),
-        sources,
-    )
+    weights = np.ones(batch) if cotangent is None else cotangent.numpy()[order.x]
+    results = (np.empty(batch) for _ in range(5))
+    own = sources[own_place]
+    found = Rows(
+        rows, anchor, high, low, own, own_place, anchor_place, first, last, weights, *results
+    )  # fmt: skip
+    return Sorted(order, found, sources)
+
+
+def _evaluated(
+    units: Scaled, eps: float, cotangent: Tensor | None, *, slopes: bool
+) -> tuple[Sorted, Tensor]:
+    """All rows settled, and the slopes of the sum of the losses weighted by the cotangent, (2, B or 0, 1)."""
+    found = sorted_rows(units, cotangent)
+    rows, batch = found.found, len(found.sources)
+    parts = max(1, min(MOST_PARTS, batch // ROWS_PER_PART))
+    borders = list(itertools.pairwise(batch * part // parts for part in range(parts + 1)))
+    spans = [slice(rows.first[begin], rows.last[end - 1]) for begin, end in borders]
+    columns = [np.zeros(span.stop - span.start if slopes else 0) for span in spans]
+    log_eps = math.log(eps) if eps else -math.inf
+    common = (rows, found.sources, float(units.inverse_tau), log_eps)
+    run_tasks(sum_kernel, [(*common, sums, *rows_of) for sums, rows_of in zip(columns, borders, strict=True)])
+    if not slopes:
+        return found, torch.empty(2, 0, 1, dtype=torch.float64)
+    by_column = np.zeros(batch)
+    for span, sums in zip(spans, columns, strict=True):
+        by_column[span] += sums
+    by_column[rows.own_place] -= rows.own_slope
+    by_row = _back(rows.slope * rows.cotangent, found.order.x)
+    return found, torch.stack((by_row, _back(by_column, found.order.y)))[:, :, None]
 
 
 def _back(values: Array | Places, order: Places) -> Tensor:

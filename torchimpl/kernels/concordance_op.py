@@ -12,22 +12,26 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from torchimpl.kernels.concordance import Pairs, loss_curvature, loss_gradient, loss_rows
-from torchimpl.kernels.concordance_cpu import applicable, gradient_sorted, rows_sorted
+from torchimpl.kernels.concordance_backends import Settings, backend, slopes_shape
 
 _Optional: TypeAlias = Tensor | None
 
 
 @torch.library.custom_op("proven_losses::concordance_rows", mutates_args=())
 def _rows_op(
-    x: Tensor, y: Tensor, *, tau: float, eps: float, rows: int, wide: bool, impl: str
+    x: Tensor,
+    y: Tensor,
+    *,
+    tau: float,
+    eps: float,
+    rows: int,
+    wide: bool,
+    narrow: bool,
+    slopes: bool,
+    impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss and anchor of every row, (B,), the normaliser and the slopes, (2, B) (of `rows_sorted`, or 0)."""
-    if applicable(x, y, impl):
-        return rows_sorted(x, y, tau, eps)
-    pairs = Pairs(x, y, tau=tau, eps=eps, rows=rows, wide=wide)
-    losses, normaliser = loss_rows(pairs)
-    return losses, pairs.nearest, normaliser, torch.zeros_like(normaliser)
+    """Loss and anchor of every row, (B,), the normaliser, (2, B), and the slopes of the sum, (2, B, D)."""
+    return backend(x, y, impl).rows(x, y, Settings(tau, eps, rows, wide, narrow, slopes))
 
 
 @torch.library.custom_op("proven_losses::concordance_gradient", mutates_args=())
@@ -37,19 +41,19 @@ def _gradient_op(
     y: Tensor,
     nearest: Tensor,
     normaliser: Tensor,
-    slopes: Tensor,
+    saved: Tensor,
     *,
     tau: float,
     eps: float,
     rows: int,
     wide: bool,
+    narrow: bool,
+    slopes: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
-    """Vector-Jacobian product of the row losses, from the slopes or recomputed block by block."""
-    if applicable(x, y, impl):
-        return gradient_sorted(cotangent, x, y, slopes, tau, eps)
-    pairs = Pairs(x, y, tau=tau, eps=eps, rows=rows, wide=wide, nearest=nearest)
-    return loss_gradient(pairs, cotangent, normaliser)
+    """Vector-Jacobian product of the row losses, from the slopes that were saved or from all pairs again."""
+    settings = Settings(tau, eps, rows, wide, narrow, slopes)
+    return backend(x, y, impl).gradient(cotangent, x, y, nearest, normaliser, saved, settings)
 
 
 @torch.library.custom_op("proven_losses::concordance_curvature", mutates_args=())
@@ -66,18 +70,21 @@ def _curvature_op(
     eps: float,
     rows: int,
     wide: bool,
-    impl: str,  # noqa: ARG001 - the options of all operators are the same
+    narrow: bool,
+    slopes: bool,
+    impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Vector-Jacobian product of `_gradient_op` with (ux, uy), for cotangent, x and y."""
-    pairs = Pairs(x, y, tau=tau, eps=eps, rows=rows, wide=wide, nearest=nearest)
-    return loss_curvature(pairs, ux, uy, cotangent, normaliser)
+    settings = Settings(tau, eps, rows, wide, narrow, slopes)
+    return backend(x, y, impl).curvature(ux, uy, cotangent, x, y, nearest, normaliser, settings)
 
 
 @_rows_op.register_fake
-def _(x: Tensor, *_tensors: Tensor, **_options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(x: Tensor, *_tensors: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch = x.shape[0]
     nearest = x.new_empty(batch, dtype=torch.int64)
-    return x.new_empty(batch), nearest, x.new_empty(2, batch), x.new_empty(2, batch)
+    saved = x.new_empty(slopes_shape(x, options["slopes"]))
+    return x.new_empty(batch), nearest, x.new_empty(2, batch), saved
 
 
 @_gradient_op.register_fake
@@ -141,20 +148,20 @@ class _Gradient(torch.autograd.Function):
         y: Tensor,
         nearest: Tensor,
         normaliser: Tensor,
-        slopes: Tensor,
+        saved: Tensor,
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
-        outputs: tuple[Tensor, Tensor] = _gradient_op(cotangent, x, y, nearest, normaliser, slopes, **options)
+        outputs: tuple[Tensor, Tensor] = _gradient_op(cotangent, x, y, nearest, normaliser, saved, **options)
         return outputs
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004
-        *tensors, _slopes, ctx.options = inputs
+        *tensors, _saved, ctx.options = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[_Optional, ...]:
-        # how normaliser and slopes depend on x and y is part of the formula
+        # how the normaliser and what was saved depend on x and y is part of the formula
         g_cotangent, gx, gy = _Curvature.apply(*grads, *ctx.saved_tensors, ctx.options)
         return g_cotangent, gx, gy, None, None, None, None
 
@@ -188,17 +195,27 @@ class _Curvature(torch.autograd.Function):
 
 
 def concordance_rows(
-    x: Tensor, y: Tensor, *, tau: float, eps: float, rows: int, wide: bool, impl: str = "auto"
+    x: Tensor,
+    y: Tensor,
+    *,
+    tau: float,
+    eps: float,
+    rows: int = 0,
+    wide: bool = True,
+    narrow: bool = False,
+    impl: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Loss of every row and index of the source nearest to it, (B,), for (B, D) inputs in the working dtype.
 
-    See `Pairs` and `applicable` for the options.
+    See `Settings` and `backend` for the options.
 
     Example:
         >>> x = torch.zeros(3, 1, dtype=torch.float64)
-        >>> concordance_rows(x, x, tau=1.0, eps=0.0, rows=0, wide=False)[0]  # log 3
+        >>> concordance_rows(x, x, tau=1.0, eps=0.0)[0]  # log 3
         tensor([1.0986, 1.0986, 1.0986], dtype=torch.float64)
     """
-    options = {"tau": tau, "eps": eps, "rows": rows, "wide": wide, "impl": impl}
+    # where autograd is not seen here (a transformation of torch.func), the gradient visits the pairs again
+    slopes = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+    options = dict(tau=tau, eps=eps, rows=rows, wide=wide, narrow=narrow, slopes=slopes, impl=impl)
     outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _Rows.apply(x, y, options)
     return outputs[0], outputs[1]

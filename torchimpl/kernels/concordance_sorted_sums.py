@@ -1,0 +1,256 @@
+"""InfoNCE of scalar residuals: the sums over sorted rows and sources, group by group.
+
+For every group of rows the sums over its window are found first, then the sums over rows with the weights that
+follow from them. A row whose own source has most of the weight (total below DOMINATED) is summed source by
+source, without its own term: 1 - p_ii keeps its digits. There are few such rows in any window, because two of
+them, i and k, are apart: (x_i-x_k)(y_i-y_k) > 1.3 τ.
+
+docs/infonce.md derives the error and the cost.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from torchimpl.kernels.compiled import digest_of
+from torchimpl.kernels.concordance_sorted import (
+    RHO,
+    STRIP,
+    TERMS,
+    Array,
+    Places,
+    Rows,
+    add_moments,
+    add_polynomials,
+    compiled,
+    cut,
+    excess,
+    find_windows,
+    strip_of_rows,
+    strip_of_sources,
+    taylor,
+    weight,
+)
+from torchimpl.kernels.elementary_cpu import CONTRACT
+
+SOURCES = (
+    "concordance_sorted",
+    "concordance_sorted_sums",
+    "elementary_cpu",
+    "negative_binomial_constants",
+)
+DOMINATED = 1.25
+# a pair alone costs an exponential; a row or source of a block an exponential and two polynomials
+PAIR_COST, POINT_COST = 1.4, 8.0
+
+
+@compiled
+def settle(rows: Rows, i: int, rest: float, moment: float, scale: float, log_eps: float) -> tuple[float, float]:
+    """Write loss, slope, peak and total of a row.
+
+    Args:
+        rows: all rows.
+        i: the row.
+        rest: sum of all weights but the anchor's 1.
+        moment: Σ_j weight_j (y_j - n).
+        scale: 2/τ.
+        log_eps: log ε.
+
+    Returns:
+        p of a source of weight 1, and p of ε.
+    """
+    x, n, own = rows.x[i], rows.anchor[i], rows.own[i]
+    # without ε no distance, not even an infinite one, makes it count
+    eps_exponent = log_eps if log_eps == -math.inf else log_eps + 0.5 * scale * (x - n) * (x - n)
+    peak = max(0.0, min(eps_exponent, 1e300))
+    shrink, eps_weight = math.exp(-peak), math.exp(min(eps_exponent, 1e300) - peak)
+    sources = shrink + rest * shrink
+    total = sources + eps_weight
+    log_sources = math.log1p(rest)
+    above = max(log_sources, eps_exponent)
+    below = min(log_sources, eps_exponent)
+    both = above if below == -math.inf else above + math.log1p(math.exp(below - above))
+    rows.loss[i] = both - scale * excess(rows.high[i], rows.low[i], n, own)
+    rows.peak[i], rows.total[i] = peak, total
+    share, eps_share = shrink / total, eps_weight / total
+    rows.slope[i] = eps_share * (x - own) + ((sources / total) * (n - own) + share * moment)
+    return share, eps_share
+
+
+@compiled
+def sum_row(
+    rows: Rows, i: int, sources: Array, scale: float, log_eps: float, weights: Array, columns: Array, base: int
+) -> None:
+    """One row, source by source; its own term is left out of what the others add up to."""
+    first, last, place = rows.first[i], rows.last[i], rows.anchor_place[i]
+    high, low, n, x = rows.high[i], rows.low[i], rows.anchor[i], rows.x[i]
+    rest, moment = 0.0, 0.0
+    for j in range(first, last):
+        weights[j - first] = weight(scale * excess(high, low, n, sources[j]))
+    weights[place - first] = 0.0
+    for j in range(first, last):
+        rest += weights[j - first]
+        moment += weights[j - first] * (sources[j] - n)
+    share, eps_share = settle(rows, i, rest, moment, scale, log_eps)
+    weights[place - first] = 1.0
+    own = rows.own_place[i]
+    if own == place:
+        others = rest
+    elif first <= own < last:
+        others = (rest - weights[own - first]) + 1.0
+    else:
+        others = rest + 1.0
+    rows.own_slope[i] = rows.cotangent[i] * (others * share + eps_share) * (x - rows.own[i])
+    if len(columns) == 0:
+        return
+    if first <= own < last:
+        weights[own - first] = 0.0
+    factor = rows.cotangent[i] * share
+    for j in range(first, last):
+        columns[j - base] += factor * weights[j - first] * (x - sources[j])
+
+
+@compiled
+def sum_group(
+    rows: Rows, begin: int, end: int, centre: float, radius: float, sources: Array, starts: Array, blocks: int,
+    scale: float, log_eps: float, columns: Array, base: int, space: Array, strip: Array,
+) -> None:  # fmt: skip
+    """All rows of a group with all sources of its window, by blocks; rows with a dominating own source alone."""
+    first = starts[0]
+    weights, z = space[0], space[1]
+    size = end - begin
+    total, moment, share = np.zeros(size), np.zeros(size), np.zeros(size)
+    moments, series, slopes = np.empty(TERMS + 1), np.empty(TERMS), np.empty(TERMS)
+    for k in range(blocks):
+        low, high = starts[k], starts[k + 1]
+        half_width = 0.5 * (sources[high - 1] - sources[low])
+        middle = sources[low] + half_width
+        moments[:] = 0.0
+        for j in range(low, high, STRIP):
+            stop = min(j + STRIP, high)
+            here = slice(j - first, stop - first)
+            strip_of_sources(sources[j:stop], centre, middle, half_width, scale, weights[here], z[here])
+            strip[0, : stop - j] = weights[here]
+            add_moments(strip[0], z[here], stop - j, moments)
+        taylor(moments, scale * radius * half_width, half_width, series, slopes)
+        for i in range(begin, end, STRIP):
+            stop = min(i + STRIP, end)
+            here = slice(i - begin, stop - begin)
+            row_weights, t = strip[0, : stop - i], strip[1, : stop - i]
+            strip_of_rows(rows, i, stop, centre, middle, radius, scale, row_weights, t)
+            add_polynomials(
+                row_weights, t, middle, rows.anchor[i:stop], series, slopes, total[here], moment[here]
+            )
+    for i in range(begin, end):
+        rest = total[i - begin] - 1.0
+        if rest < DOMINATED - 1.0 and rows.own_place[i] == rows.anchor_place[i]:
+            sum_row(rows, i, sources, scale, log_eps, space[2], columns, base)
+        else:
+            part, _ = settle(rows, i, max(rest, 0.0), moment[i - begin], scale, log_eps)
+            share[i - begin] = part * rows.cotangent[i]
+            rows.own_slope[i] = rows.cotangent[i] * (rows.x[i] - rows.own[i])
+    if len(columns) == 0:
+        return
+    for k in range(blocks):
+        low, high = starts[k], starts[k + 1]
+        half_width = 0.5 * (sources[high - 1] - sources[low])
+        middle = sources[low] + half_width
+        moments[:] = 0.0
+        for i in range(begin, end, STRIP):
+            stop = min(i + STRIP, end)
+            row_weights, t = strip[0, : stop - i], strip[1, : stop - i]
+            strip_of_rows(rows, i, stop, centre, middle, radius, scale, row_weights, t)
+            for l in range(stop - i):
+                row_weights[l] *= share[i - begin + l]
+            add_moments(row_weights, t, stop - i, moments)
+        taylor(moments, scale * radius * half_width, radius, series, slopes)
+        for j in range(low, high, STRIP):
+            stop = min(j + STRIP, high)
+            here = slice(j - first, stop - first)
+            add_polynomials(
+                weights[here], z[here], centre, sources[j:stop], series, slopes, strip[0, : stop - j],
+                columns[j - base : stop - base],
+            )  # fmt: skip
+
+
+@compiled
+def sum_rows(
+    rows: Rows, begin: int, end: int, sources: Array, inverse_tau: float, log_eps: float, columns: Array
+) -> None:
+    """Rows begin ... end - 1: their losses and slopes, and what they add to τ/2 dL/dy of other rows' sources.
+
+    Args:
+        rows: all rows; the results are written there.
+        begin: first row.
+        end: behind the last row.
+        sources: (B,), sorted.
+        inverse_tau: 1/τ.
+        log_eps: log ε, -inf for ε = 0.
+        columns: added to, for the sources from the first row's window to the last row's; empty where no
+            gradient is wanted.
+    """
+    scale, tau, base = 2.0 * inverse_tau, 1.0 / inverse_tau, rows.first[begin]
+    count = rows.last[end - 1] - base
+    space, strip = np.empty((3, count)), np.empty((2, STRIP))
+    starts = np.empty(count + 1, np.int64)
+    cell = math.sqrt(2.0 * RHO * tau)
+    start = begin
+    while start < end:
+        stop = start + 1
+        while stop < end:
+            width = rows.x[stop] - rows.x[start]
+            hull = sources[rows.last[stop] - 1] - sources[rows.first[start]]
+            if width > cell and width * hull > 2.0 * RHO * tau:
+                break
+            stop += 1
+        first, last = rows.first[start], rows.last[stop - 1]
+        pairs = 0.0
+        for i in range(start, stop):
+            pairs += rows.last[i] - rows.first[i]
+        size, width = stop - start, rows.x[stop - 1] - rows.x[start]
+        radius, blocks = 0.5 * width, 0
+        if size > 1 and pairs * PAIR_COST > (size + last - first) * POINT_COST:
+            blocks = cut(sources, first, last, rows.x[start] + radius, radius, tau, starts)
+        if blocks == 0 or pairs * PAIR_COST <= (size * blocks + last - first) * POINT_COST:
+            for i in range(start, stop):
+                sum_row(rows, i, sources, scale, log_eps, space[2], columns, base)
+        else:
+            sum_group(
+                rows, start, stop, rows.x[start] + radius, radius, sources, starts, blocks, scale, log_eps,
+                columns, base, space, strip,
+            )  # fmt: skip
+        start = stop
+
+
+def compile_windows(key: str) -> Any:
+    """`find_windows`; Numba looks its cache up by the value of `key`, because the kernel's closure holds it."""
+
+    @njit(nogil=True, cache=True)
+    def kernel(
+        xs: Array, ys: Array, own: Places, reach: float, first: Places, last: Places, anchor: Places
+    ) -> int:
+        find_windows(xs, ys, own, reach, first, last, anchor)
+        return len(key)
+
+    return kernel
+
+
+def compile_sums(key: str) -> Any:
+    """`sum_rows`, cached like `compile_windows`."""
+
+    @njit(nogil=True, cache=True, error_model="numpy", fastmath=set(CONTRACT))
+    def kernel(
+        rows: Rows, sources: Array, inverse_tau: float, log_eps: float, columns: Array, begin: int, end: int
+    ) -> int:
+        sum_rows(rows, begin, end, sources, inverse_tau, log_eps, columns)
+        return len(key)
+
+    return kernel
+
+
+window_kernel = compile_windows(digest_of(SOURCES))
+sum_kernel = compile_sums(digest_of(SOURCES))
