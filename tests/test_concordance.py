@@ -350,21 +350,24 @@ def test_a_third_derivative_is_refused():
         torch.autograd.grad(value, x)
 
 
-def _operator_arguments():
-    x, y = _batch("plain", 5, 2, 0, torch.float64)
-    options = {"tau": 0.5, "eps": 1e-8, "rows": 2, "wide": True}
-    losses, nearest, normaliser = _rows_op(x, y, **options)
+def _operator_arguments(impl, features):
+    x, y = _batch("plain", 5, features, 0, torch.float64)
+    options = {"tau": 0.5, "eps": 1e-8, "rows": 2, "wide": True, "narrow": False}
+    options |= {"slopes": True, "impl": impl}
+    losses, nearest, normaliser, slopes = _rows_op(x, y, **options)
     gradient = (torch.ones_like(losses), x, y, nearest, normaliser)
     return [
         (_rows_op, (x, y), options),
-        (_gradient_op, gradient, options),
+        (_gradient_op, (*gradient, slopes), options),
         (_curvature_op, (y, x, *gradient), options),
     ]
 
 
 @pytest.mark.parametrize("which", range(3), ids=["rows", "gradient", "curvature"])
-def test_operators_are_well_formed(which):
-    operator, tensors, options = _operator_arguments()[which]
+@pytest.mark.parametrize("features", [1, 2])
+@pytest.mark.parametrize("impl", ["auto", "torch"])
+def test_operators_are_well_formed(which, impl, features):
+    operator, tensors, options = _operator_arguments(impl, features)[which]
     torch.library.opcheck(operator, tensors, options)
 
 
@@ -462,10 +465,11 @@ def test_integers_promote():
 
 def test_module_is_the_function():
     x, y = _batch("plain", 5, 2, 0, torch.float32)
-    module = ConcordanceLossNCE(0.5, eps=0.0, reduction="sum", chunk_size=2)
-    expected = concordance_loss_nce(x, y, 0.5, eps=0.0, reduction="sum", chunk_size=2)
+    module = ConcordanceLossNCE(0.5, eps=0.0, reduction="sum", chunk_size=2, impl="torch")
+    expected = concordance_loss_nce(x, y, 0.5, eps=0.0, reduction="sum", chunk_size=2, impl="torch")
     assert torch.equal(module(x, y), expected)
-    assert repr(module) == "ConcordanceLossNCE(tau=0.5, eps=0.0, reduction='sum', chunk_size=2)"
+    shown = "ConcordanceLossNCE(tau=0.5, eps=0.0, reduction='sum', chunk_size=2, impl='torch')"
+    assert repr(module) == shown
 
 
 @pytest.mark.parametrize("eps", [1e-8, 0.0])

@@ -31,8 +31,8 @@ def concordance_loss_nce(
 
         L_i = d_ii/τ + log(ε + Σ_j exp(-d_ij/τ)) = -log( s_ii / (Σ_j s_ij + ε) ),   s = exp(-d/τ),
 
-    evaluated in the log domain, from differences, in float64. Forward and backward take O(B·D) memory: no pair
-    is kept. One feature (D = 1) on the CPU takes O(B log B) time. Differentiable twice.
+    evaluated in the log domain, from differences, in float64. Forward and backward take O(B·D) memory: no
+    pair is kept. One feature (D = 1) on the CPU takes O(B log B) time. Differentiable twice.
 
     Args:
         res1: (B,) or (B, ...), flattened to (B, D). Floating or integer.
@@ -42,9 +42,9 @@ def concordance_loss_nce(
         reduction: "mean" over the rows, "sum", or "none" for the (B,) losses of the rows.
         chunk_size: rows per block of the plain torch implementation; None chooses it from the shapes. Changes
             the rounding and the speed only.
-        impl: which implementation answers, all within the same bound. "sorted" sorts both sides and sums what
-            counts by blocks (D = 1); "exact-blocks" visits all pairs in compiled code; "torch" does so in plain
-            torch, on any device; "auto" takes the fastest that there is.
+        impl: which implementation answers, all within the same bound. "sorted" sorts both sides and sums
+            what counts by blocks (D = 1); "exact-blocks" visits all pairs in compiled code; "torch" does so
+            in plain torch, on any device; "auto" takes the fastest that there is.
 
     Returns:
         A scalar of the promoted dtype (float32 for half inputs), or (B,) in the inputs' dtype. A value beyond
@@ -52,8 +52,8 @@ def concordance_loss_nce(
         as an input that counts holds NaN or inf: a row of `res1` counts in its own row, `res2` in all.
 
     Raises:
-        TypeError: an input is not a real tensor; tau or eps is not a real number; chunk_size is not an int; impl
-            is not a str.
+        TypeError: an input is not a real tensor; tau or eps is not a real number; chunk_size is not an int;
+            impl is not a str.
         ValueError: the shapes differ or have no batch dimension; tau, eps, chunk_size or reduction is out of
             range; impl is unknown or not there for the device and the number of features.
 
@@ -80,9 +80,7 @@ def concordance_loss_nce(
     wide = not narrow or not 1e-100 < tau < 1e100
     x, y = _matrix(res1, working), _matrix(res2, working)
     _require_choice(impl, x)
-    losses, nearest = concordance_rows(
-        x, y, tau=tau, eps=eps, rows=rows, wide=wide, narrow=narrow, impl=impl
-    )
+    losses, nearest = concordance_rows(x, y, tau=tau, eps=eps, rows=rows, wide=wide, narrow=narrow, impl=impl)
     finite, dtype = all_finite(res1, res2), checks.result_dtype(res1, res2)
     if reduction == "none":
         return saturate(losses, checks.elementwise_dtype(res1, res2), finite)

@@ -1,7 +1,7 @@
 """What evaluates the InfoNCE losses: compiled kernels on the CPU and on CUDA, plain torch elsewhere.
 
-Each backend brings the losses of all rows, their vector-Jacobian product and that one's. Kernels are imported where
-they are used first: Numba takes a second.
+Each backend brings the losses of all rows, their vector-Jacobian product and that one's. Kernels are imported
+where they are used first: Numba takes a second.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Settings(NamedTuple):
     wide: bool  # squares may leave float64
     narrow: bool  # the caller's tensors were narrower than float64
     slopes: bool  # a gradient will be wanted
+    impl: str = "auto"  # one of IMPLS
 
 
 class Backend(NamedTuple):
@@ -50,7 +51,7 @@ def _module(name: str) -> Any:
 def _plain_rows(x: Tensor, y: Tensor, settings: Settings) -> Four:
     pairs = Pairs(x, y, tau=settings.tau, eps=settings.eps, rows=settings.rows, wide=settings.wide)
     losses, normaliser = loss_rows(pairs)
-    return losses, pairs.nearest, normaliser, x.new_zeros(slopes_shape(x, settings.slopes))
+    return losses, pairs.nearest, normaliser, x.new_zeros(slopes_shape(x, settings))
 
 
 def _pairs(x: Tensor, y: Tensor, nearest: Tensor, settings: Settings) -> Pairs:
@@ -106,28 +107,32 @@ def choices(device_type: str, features: int) -> tuple[str, ...]:
     return ("torch",)
 
 
-def backend(x: Tensor, y: Tensor, impl: str) -> Backend:
+def _name(x: Tensor, impl: str) -> str:
+    found = choices(x.device.type, x.shape[1])
+    return impl if impl in found else found[0]
+
+
+def backend(x: Tensor, y: Tensor, settings: Settings) -> Backend:
     """What answers for these tensors.
 
     Args:
         x: (B, D).
         y: like `x`.
-        impl: one of IMPLS.
+        settings: only `impl` counts.
 
     Returns:
         The fastest for "auto", otherwise the one that is asked for, if there is one for the device and the
         features; plain torch where nothing counts, and on the CPU for NaN and inf.
     """
-    found = choices(x.device.type, x.shape[1])
-    name = impl if impl in found else found[0]
-    if name == "torch" or not x.numel() or x.dtype != torch.float64:
+    if _name(x, settings.impl) == "torch" or not x.numel() or x.dtype != torch.float64:
         return PLAIN
     if not (x.isfinite().all() and y.isfinite().all()):
         return PLAIN
     return _sorted()
 
 
-def slopes_shape(x: Tensor, slopes: bool) -> tuple[int, int, int]:
-    """The shape of the slopes that a forward pass returns; kernels on CUDA return none."""
+def slopes_shape(x: Tensor, settings: Settings) -> tuple[int, int, int]:
+    """The shape of the slopes that a forward pass returns: kernels on CUDA and plain torch have none."""
     batch, features = x.shape
-    return (2, batch if slopes and x.device.type == "cpu" else 0, features)
+    compiled = x.device.type == "cpu" and _name(x, settings.impl) != "torch"
+    return (2, batch if settings.slopes and compiled else 0, features)

@@ -1,8 +1,8 @@
 """InfoNCE of scalar residuals on the CPU: sorting, sharing among threads, and the way back.
 
-The compiled passes are in `concordance_sorted_sums`. Here tensors become sorted arrays and the results return in
-the order of the batch. The sorted rows are cut into parts, a number that the batch alone decides, each with column
-sums of its own: the result is the same, bit for bit, for any number of threads.
+The compiled passes are in `concordance_sorted_sums`. Here tensors become sorted arrays and the results return
+in the order of the batch. The sorted rows are cut into parts, a number that the batch alone decides, each
+with column sums of its own: the result is the same, bit for bit, for any number of threads.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def rows_sorted(x: Tensor, y: Tensor, settings: Settings) -> Four:
 
     Returns:
         The losses (B,), inf beyond float64; the nearest sources (B,); the normaliser (2, B), see
-        `torchimpl.kernels.concordance.loss_rows`; and the slopes for `gradient_sorted`: (2, B, 1), τ/2 times the
-        derivatives by x and y of the sum of the losses, in the units of `scaled`; (2, 0, 1) if none are wanted.
+        `torchimpl.kernels.concordance.loss_rows`; and the slopes for `gradient_sorted`: (2, B, 1), τ/2 times
+        the derivatives by x and y of the sum of the losses, in the units of `scaled`; (2, 0, 1) if none are
+        wanted.
 
     Example:
         >>> x = torch.zeros(3, 1, dtype=torch.float64)
@@ -68,7 +69,8 @@ def gradient_sorted(
 ) -> Two:
     """Vector-Jacobian product of the losses of `rows_sorted`: (B, 1) for x and y.
 
-    Where all rows have one cotangent, as in a sum or a mean, the slopes of the forward pass are multiplied by it.
+    Where all rows have one cotangent, as in a sum or a mean, the slopes of the forward pass are multiplied
+    by it.
     """
     units = scaled(x, y, settings.tau)
     first = cotangent[0]
@@ -125,9 +127,7 @@ def sorted_rows(units: Scaled, cotangent: Tensor | None) -> Sorted:
     return Sorted(order, found, sources)
 
 
-def _evaluated(
-    units: Scaled, eps: float, cotangent: Tensor | None, *, slopes: bool
-) -> tuple[Sorted, Tensor]:
+def _evaluated(units: Scaled, eps: float, cotangent: Tensor | None, *, slopes: bool) -> tuple[Sorted, Tensor]:
     """All rows settled, and the slopes of the sum of the losses weighted by the cotangent, (2, B or 0, 1)."""
     found = sorted_rows(units, cotangent)
     rows, batch = found.found, len(found.sources)

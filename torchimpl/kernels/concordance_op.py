@@ -31,7 +31,8 @@ def _rows_op(
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss and anchor of every row, (B,), the normaliser, (2, B), and the slopes of the sum, (2, B, D)."""
-    return backend(x, y, impl).rows(x, y, Settings(tau, eps, rows, wide, narrow, slopes))
+    settings = Settings(tau, eps, rows, wide, narrow, slopes, impl)
+    return backend(x, y, settings).rows(x, y, settings)
 
 
 @torch.library.custom_op("proven_losses::concordance_gradient", mutates_args=())
@@ -52,8 +53,8 @@ def _gradient_op(
     impl: str,
 ) -> tuple[Tensor, Tensor]:
     """Vector-Jacobian product of the row losses, from the slopes that were saved or from all pairs again."""
-    settings = Settings(tau, eps, rows, wide, narrow, slopes)
-    return backend(x, y, impl).gradient(cotangent, x, y, nearest, normaliser, saved, settings)
+    settings = Settings(tau, eps, rows, wide, narrow, slopes, impl)
+    return backend(x, y, settings).gradient(cotangent, x, y, nearest, normaliser, saved, settings)
 
 
 @torch.library.custom_op("proven_losses::concordance_curvature", mutates_args=())
@@ -75,15 +76,15 @@ def _curvature_op(
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Vector-Jacobian product of `_gradient_op` with (ux, uy), for cotangent, x and y."""
-    settings = Settings(tau, eps, rows, wide, narrow, slopes)
-    return backend(x, y, impl).curvature(ux, uy, cotangent, x, y, nearest, normaliser, settings)
+    settings = Settings(tau, eps, rows, wide, narrow, slopes, impl)
+    return backend(x, y, settings).curvature(ux, uy, cotangent, x, y, nearest, normaliser, settings)
 
 
 @_rows_op.register_fake
 def _(x: Tensor, *_tensors: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch = x.shape[0]
     nearest = x.new_empty(batch, dtype=torch.int64)
-    saved = x.new_empty(slopes_shape(x, options["slopes"]))
+    saved = x.new_empty(slopes_shape(x, Settings(**options)))
     return x.new_empty(batch), nearest, x.new_empty(2, batch), saved
 
 
@@ -216,6 +217,6 @@ def concordance_rows(
     """
     # where autograd is not seen here (a transformation of torch.func), the gradient visits the pairs again
     slopes = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
-    options = dict(tau=tau, eps=eps, rows=rows, wide=wide, narrow=narrow, slopes=slopes, impl=impl)
+    options = Settings(tau, eps, rows, wide, narrow, slopes, impl)._asdict()
     outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _Rows.apply(x, y, options)
     return outputs[0], outputs[1]

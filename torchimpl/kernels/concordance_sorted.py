@@ -12,8 +12,8 @@ A group of rows x = c + u and a block of sources y = d + v see each other throug
 
     e_j = a(x) + v (2(c-d) - v)/τ + 2uv/τ,   a(x) the exponent of the point d,
 
-one exponential per row, one per source, and a Taylor polynomial of exp(2uv/τ) with |2uv/τ| <= RHO: all terms are
-positive, each has its own relative error, and no weight is assumed to be large.
+one exponential per row, one per source, and a Taylor polynomial of exp(2uv/τ) with |2uv/τ| <= RHO: all terms
+are positive, each has its own relative error, and no weight is assumed to be large.
 
 Here are the windows, the blocks and their sums; `concordance_sorted_sums` puts them together. docs/infonce.md
 derives the error and the cost.
@@ -70,7 +70,9 @@ def excess(high: float, low: float, n: float, y: float) -> float:
 
 
 @compiled
-def find_windows(xs: Array, ys: Array, own: Places, reach: float, first: Places, last: Places, anchor: Places) -> None:
+def find_windows(
+    xs: Array, ys: Array, own: Places, reach: float, first: Places, last: Places, anchor: Places
+) -> None:
     """The window of every row, first <= j < last, and its anchor.
 
     Args:
@@ -139,9 +141,10 @@ def taylor(moments: Array, product: float, radius: float, series: Array, slopes:
 
 @compiled
 def add_polynomials(
-    scale: Array, t: Array, origin: float, points: Array, series: Array, slopes: Array, total: Array, moment: Array
-) -> None:
-    """total += scale·p(t), moment += scale·(q(t) + (origin - points)·p(t))."""
+    scale: Array, t: Array, origin: float, points: Array, series: Array, slopes: Array,
+    total: Array, moment: Array,
+) -> None:  # fmt: skip
+    """Add scale·p(t) to the total and scale·(q(t) + (origin - points)·p(t)) to the moment."""
     for i in range(len(total)):
         v = t[i]
         p, q = series[TERMS - 1], slopes[TERMS - 1]
@@ -173,11 +176,13 @@ class Rows(NamedTuple):
 
 
 @compiled
-def cut(sources: Array, first: int, last: int, centre: float, radius: float, tau: float, starts: Places) -> int:
+def cut(
+    sources: Array, first: int, last: int, centre: float, radius: float, tau: float, starts: Places
+) -> int:
     """Cut a window into blocks; return how many, their starts in `starts`, `last` behind them.
 
-    A block is so narrow that |2uv/τ| <= RHO, that the anchor's neighbours weigh what their distance matters, and
-    that its exponents, seen from the group's centre, differ by at most SPREAD.
+    A block is so narrow that |2uv/τ| <= RHO, that it is not wider than a few standard deviations of the
+    kernel, and that its exponents, seen from the group's centre, differ by at most SPREAD.
     """
     widest = 2.0 * math.sqrt(RHO * tau)
     if radius > 0.0:

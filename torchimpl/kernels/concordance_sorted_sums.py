@@ -1,9 +1,9 @@
 """InfoNCE of scalar residuals: the sums over sorted rows and sources, group by group.
 
-For every group of rows the sums over its window are found first, then the sums over rows with the weights that
-follow from them. A row whose own source has most of the weight (total below DOMINATED) is summed source by
-source, without its own term: 1 - p_ii keeps its digits. There are few such rows in any window, because two of
-them, i and k, are apart: (x_i-x_k)(y_i-y_k) > 1.3 τ.
+For every group of rows the sums over its window are found first, then the sums over rows with the weights
+that follow from them. A row whose own source has most of the weight (total below DOMINATED) is summed source
+by source, without its own term: 1 - p_ii keeps its digits. There are few such rows in any window, because two
+of them, i and k, are apart: (x_i-x_k)(y_i-y_k) > 1.3 τ.
 
 docs/infonce.md derives the error and the cost.
 """
@@ -49,7 +49,9 @@ PAIR_COST, POINT_COST = 1.4, 8.0
 
 
 @compiled
-def settle(rows: Rows, i: int, rest: float, moment: float, scale: float, log_eps: float) -> tuple[float, float]:
+def settle(
+    rows: Rows, i: int, rest: float, moment: float, scale: float, log_eps: float
+) -> tuple[float, float]:
     """Write loss, slope, peak and total of a row.
 
     Args:
@@ -83,8 +85,9 @@ def settle(rows: Rows, i: int, rest: float, moment: float, scale: float, log_eps
 
 @compiled
 def sum_row(
-    rows: Rows, i: int, sources: Array, scale: float, log_eps: float, weights: Array, columns: Array, base: int
-) -> None:
+    rows: Rows, i: int, sources: Array, scale: float, log_eps: float, weights: Array, columns: Array,
+    base: int,
+) -> None:  # fmt: skip
     """One row, source by source; its own term is left out of what the others add up to."""
     first, last, place = rows.first[i], rows.last[i], rows.anchor_place[i]
     high, low, n, x = rows.high[i], rows.low[i], rows.anchor[i], rows.x[i]
@@ -116,10 +119,10 @@ def sum_row(
 
 @compiled
 def sum_group(
-    rows: Rows, begin: int, end: int, centre: float, radius: float, sources: Array, starts: Array, blocks: int,
-    scale: float, log_eps: float, columns: Array, base: int, space: Array, strip: Array,
+    rows: Rows, begin: int, end: int, centre: float, radius: float, sources: Array, starts: Array,
+    blocks: int, scale: float, log_eps: float, columns: Array, base: int, space: Array, strip: Array,
 ) -> None:  # fmt: skip
-    """All rows of a group with all sources of its window, by blocks; rows with a dominating own source alone."""
+    """All rows of a group and all sources of its window, by blocks; rows that own sources dominate, alone."""
     first = starts[0]
     weights, z = space[0], space[1]
     size = end - begin
@@ -164,8 +167,8 @@ def sum_group(
             stop = min(i + STRIP, end)
             row_weights, t = strip[0, : stop - i], strip[1, : stop - i]
             strip_of_rows(rows, i, stop, centre, middle, radius, scale, row_weights, t)
-            for l in range(stop - i):
-                row_weights[l] *= share[i - begin + l]
+            for m in range(stop - i):
+                row_weights[m] *= share[i - begin + m]
             add_moments(row_weights, t, stop - i, moments)
         taylor(moments, scale * radius * half_width, radius, series, slopes)
         for j in range(low, high, STRIP):
@@ -227,7 +230,7 @@ def sum_rows(
 
 
 def compile_windows(key: str) -> Any:
-    """`find_windows`; Numba looks its cache up by the value of `key`, because the kernel's closure holds it."""
+    """`find_windows`; Numba looks it up in its cache by the value of `key`: the kernel's closure holds it."""
 
     @njit(nogil=True, cache=True)
     def kernel(
