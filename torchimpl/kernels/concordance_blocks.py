@@ -1,0 +1,214 @@
+"""InfoNCE of points of any dimension on the CPU: units, the filter and its bound, sharing among threads.
+
+The compiled passes are in `concordance_blocks_cpu`. Rows are cut into a number of parts that depends on the shapes
+only, each with column sums of its own: the result is the same, bit for bit, for any number of threads.
+
+The filter. With c any vector, x' = x - c and y' = y - c, row i sees source j by s_ij = x'_i·y'_j - |y'_j|²/2. S_ij is
+its value in float32, unit roundoff u = 2^-24: both points are rounded, K products are, and a sum that starts with the
+rounded -|y'_j|²/2. A product passes at most K + 3 roundings in float32 and 2 in float64, the square K + 1 and a few in
+float64. With Σ_k |x'_k y'_k| <= |x'||y'|,
+
+    |S_ij - s_ij| <= γ(K + 8) (|x'_i||y'_j| + |y'_j|²/2) + D 2^-100,    γ(n) = n u / (1 - n u),
+
+the last term for what underflows. Sources beyond CAP·(the norm of most) are candidates always and not in the filter:
+they would make the bound useless for all others. So is a row beyond LARGEST_NORM, where float32 could overflow.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchimpl.kernels.concordance import Pairs, Scaled, loss_gradient, loss_rows, scaled
+from torchimpl.kernels.concordance_blocks_cpu import GROUP, NEVER, Filter, Problem, kernel
+
+# pairs times features up to which no pair is left out
+WHOLE = 1 << 20
+# what is left out weighs so little beside what the others weigh: below the rounding of the result
+CUT, NARROW_CUT = 53 * math.log(2.0), 30 * math.log(2.0)
+PARTS = 8
+ROWS_PER_PART = 128
+# float32 numbers in a block of S
+BLOCK = 1 << 17
+LONGEST_BLOCK = 32
+SINGLE = 2.0**-24
+MOST, CAP = 0.99, 2.0
+LARGEST_NORM = 2.0**40
+# of so many points the filter's centre is found
+SAMPLE = 1024
+
+Rows = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def rows_blocks(x: Tensor, y: Tensor, tau: float, eps: float, *, narrow: bool, slopes: bool) -> Rows:
+    """Losses, anchors and normaliser of all rows, and the slopes of the sum of the losses.
+
+    Args:
+        x: (B, D), B and D >= 1, finite float64, on the CPU.
+        y: like `x`; row i belongs to source i.
+        tau: temperature.
+        eps: ε of the loss.
+        narrow: whether the results will be rounded to float32 or less.
+        slopes: whether to form the slopes.
+
+    Returns:
+        The losses (B,), inf beyond float64; the nearest sources (B,), int64; the normaliser (2, B), see
+        `torchimpl.kernels.concordance.loss_rows`; and the slopes, (2, B, D) or (2, 0, D): the derivatives by x and y
+        without the factor `gradient_factor` of `torchimpl.kernels.concordance.scaled`.
+
+    Example:
+        >>> x = torch.zeros(3, 2, dtype=torch.float64)
+        >>> rows_blocks(x, x, 1.0, 0.0, narrow=False, slopes=False)[0]  # log 3
+        tensor([1.0986, 1.0986, 1.0986], dtype=torch.float64)
+    """
+    units = scaled(x, y, tau)
+    if is_wide(units):
+        return _rows_wide(x, y, tau, eps, slopes=slopes)
+    return _evaluate(units, torch.ones_like(x[:, 0]), eps, narrow=narrow, slopes=slopes)
+
+
+def gradient_blocks(
+    cotangent: Tensor,
+    x: Tensor,
+    y: Tensor,
+    nearest: Tensor,
+    normaliser: Tensor,
+    slopes: Tensor,
+    tau: float,
+    eps: float,
+    *,
+    narrow: bool,
+) -> tuple[Tensor, Tensor]:
+    """Vector-Jacobian product of the losses of `rows_blocks`: (B, D) for x and y.
+
+    Where all rows have one cotangent, as in a sum or a mean, the slopes of the forward pass are multiplied by it.
+
+    Args:
+        cotangent: (B,), float64.
+        x: as for `rows_blocks`.
+        y: as for `rows_blocks`.
+        nearest: as `rows_blocks` returns it.
+        normaliser: as `rows_blocks` returns it.
+        slopes: as `rows_blocks` returns it.
+        tau: temperature.
+        eps: ε of the loss.
+        narrow: as for `rows_blocks`.
+
+    Returns:
+        The derivatives by x and by y.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+        >>> rest = rows_blocks(x, x, 1.0, 0.0, narrow=False, slopes=True)[1:]
+        >>> gradient_blocks(torch.ones_like(x[:, 0]), x, x, *rest, 1.0, 0.0, narrow=False)[0]
+        tensor([[ 0.5379],
+                [-0.5379]], dtype=torch.float64)
+    """
+    units = scaled(x, y, tau)
+    first = cotangent[0]
+    if slopes.shape[1] and bool((cotangent == first).all()):
+        slopes = slopes * first
+    elif is_wide(units):
+        pairs = Pairs(x, y, tau=tau, eps=eps, rows=0, wide=True, nearest=nearest)
+        return loss_gradient(pairs, cotangent, normaliser)
+    else:
+        slopes = _evaluate(units, cotangent.contiguous(), eps, narrow=narrow, slopes=True)[3]
+    return slopes[0] * units.gradient_factor, slopes[1] * units.gradient_factor
+
+
+def is_wide(units: Scaled) -> bool:
+    """Whether a sum of D squares of differences could overflow."""
+    room = 2.0 ** (508 - units.x.shape[1].bit_length())
+    return max(float(units.x.abs().max()), float(units.y.abs().max())) > room
+
+
+def _rows_wide(x: Tensor, y: Tensor, tau: float, eps: float, *, slopes: bool) -> Rows:
+    """Plain torch, which takes numbers next to the largest apart."""
+    pairs = Pairs(x, y, tau=tau, eps=eps, rows=0, wide=True)
+    losses, normaliser = loss_rows(pairs)
+    if not slopes:
+        return losses, pairs.nearest, normaliser, x.new_empty(2, 0, x.shape[1])
+    pairs.gradient_factor = torch.ones_like(pairs.gradient_factor)
+    found = torch.stack(loss_gradient(pairs, torch.ones_like(losses), normaliser))
+    return losses, pairs.nearest, normaliser, found
+
+
+def _evaluate(units: Scaled, cotangent: Tensor, eps: float, *, narrow: bool, slopes: bool) -> Rows:
+    """Losses and the slopes of their sum, weighted by the cotangent."""
+    x, y = units.x.contiguous(), units.y.contiguous()
+    batch, features = x.shape
+    inverse_tau = float(units.inverse_tau)
+    block = min(max(4, BLOCK // batch // 4 * 4), LONGEST_BLOCK)
+    known = make_filter(x, y, inverse_tau, block, narrow=narrow)
+    # no power of two, whose multiples would share few places of a cache
+    width = batch + 8 + (-batch) % 16
+    columns = torch.empty(features, width, dtype=x.dtype)
+    columns[:, :batch] = y.T
+    losses, normaliser = torch.empty_like(cotangent), torch.empty(2, batch, dtype=x.dtype)
+    nearest = torch.empty(batch, dtype=torch.int64)
+    by_row = torch.empty(batch if slopes else 0, features, dtype=x.dtype)
+    problem = Problem(*(t.numpy() for t in (x, y, columns, cotangent, losses, nearest, normaliser, by_row)))
+    parts = max(1, min(PARTS, batch // ROWS_PER_PART))
+    borders = [batch * part // parts for part in range(parts + 1)]
+    size = batch if slopes else 0
+    by_source, by_feature = np.zeros((parts, size, features)), np.zeros((parts, features, size))
+    log_eps = math.log(eps) if eps else -math.inf
+    tasks = [
+        (problem, known, begin, end, block, inverse_tau, log_eps, by_source[part], by_feature[part])
+        for part, (begin, end) in enumerate(itertools.pairwise(borders))
+    ]
+    dense = _run(tasks)
+    if not slopes:
+        return losses, nearest, normaliser, x.new_empty(2, 0, features)
+    total = by_source.sum(0)
+    for part, rows in enumerate(dense):
+        if rows:
+            total += by_feature[part].T
+    return losses, nearest, normaliser, torch.stack((by_row, torch.from_numpy(total)))
+
+
+def _run(tasks: list[tuple[object, ...]]) -> list[int]:
+    """All tasks on up to `torch.get_num_threads()` threads; what each returns."""
+    threads = min(torch.get_num_threads(), len(tasks))
+    if threads == 1:
+        return [kernel(*task) for task in tasks]
+    # threads of this call only: nothing is left that a fork could inherit
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda task: kernel(*task), tasks))
+
+
+def make_filter(x: Tensor, y: Tensor, inverse_tau: float, block: int, *, narrow: bool) -> Filter:
+    """The float32 points of all rows and sources; without any source where every pair is to be summed."""
+    batch, features = x.shape
+    terms = features + (-features) % 4
+    if batch * batch * features <= WHOLE or features == 1:
+        empty = torch.empty(0, dtype=torch.float32)
+        none = torch.empty(0, dtype=torch.int64)
+        return _arrays(empty.view(0, terms), empty.view(terms, 0), empty, x.new_empty(0), none, 0.0)
+    centre = y[:: -(-batch // SAMPLE)].median(0).values
+    rows, sources = x - centre, y - centre
+    row_norm, norm = torch.linalg.vector_norm(rows, dim=1), torch.linalg.vector_norm(sources, dim=1)
+    cap = min(CAP * float(norm.kthvalue(math.ceil(MOST * batch)).values), LARGEST_NORM)
+    inside, near = norm <= cap, row_norm <= LARGEST_NORM
+    width = batch + (-batch) % GROUP + GROUP
+    single_y = torch.zeros(terms, width, dtype=torch.float32)
+    single_y[:features, :batch] = torch.where(inside[:, None], sources, 0.0).T
+    bias = torch.full((width,), NEVER, dtype=torch.float32)
+    bias[:batch] = torch.where(inside, -0.5 * norm * norm, NEVER)
+    single_x = torch.zeros(batch + block, terms, dtype=torch.float32)
+    single_x[:batch, :features] = torch.where(near[:, None], rows, 0.0)
+    roundings = (terms + 8) * SINGLE
+    bound = roundings / (1 - roundings) * (row_norm * cap + 0.5 * cap * cap) + features * 2.0**-100
+    reach = math.log(batch) + (NARROW_CUT if narrow else CUT)
+    outliers = (~inside).nonzero()[:, 0]
+    slack = torch.where(near, bound, math.inf)
+    return _arrays(single_x, single_y, bias, slack, outliers, 0.5 * reach / inverse_tau)
+
+
+def _arrays(x: Tensor, y: Tensor, bias: Tensor, slack: Tensor, outliers: Tensor, reach: float) -> Filter:
+    return Filter(x.numpy(), y.numpy(), bias.numpy(), slack.numpy(), outliers.numpy(), reach)
