@@ -81,6 +81,17 @@ def gradient_sorted(
     return slopes[0] * units.gradient_factor, slopes[1] * units.gradient_factor
 
 
+def cut_off(batch: int) -> float:
+    """Weights below exp(-cut_off) are left out: less than half a unit roundoff together.
+
+    Example:
+        >>> import math
+        >>> 1000 * math.exp(-cut_off(1000)) <= 2.0**-52
+        True
+    """
+    return LARGEST_EXPONENT if batch <= WHOLE else math.log(batch) + 53 * math.log(2.0)
+
+
 class Order(NamedTuple):
     """Places in the batch of the sorted rows and of the sorted sources."""
 
@@ -110,9 +121,8 @@ def sorted_rows(units: Scaled, cotangent: Tensor | None) -> Sorted:
     place[order.y] = np.arange(batch)
     rows, sources, own_place = x[order.x], y[order.y], place[order.x]
     first, last, anchor_place = (np.empty(batch, np.int64) for _ in range(3))
-    # what is left out weighs less than half a unit roundoff together
-    reach = LARGEST_EXPONENT if batch <= WHOLE else math.log(batch) + 53 * math.log(2.0)
-    window_kernel(rows, sources, own_place, 0.5 * reach / float(units.inverse_tau), first, last, anchor_place)
+    reach = 0.5 * cut_off(batch) / float(units.inverse_tau)
+    window_kernel(rows, sources, own_place, reach, first, last, anchor_place)
     anchor = sources[anchor_place]
     half = 0.5 * anchor
     high = rows - half
@@ -133,11 +143,15 @@ def _evaluated(units: Scaled, eps: float, cotangent: Tensor | None, *, slopes: b
     rows, batch = found.found, len(found.sources)
     parts = max(1, min(MOST_PARTS, batch // ROWS_PER_PART))
     borders = list(itertools.pairwise(batch * part // parts for part in range(parts + 1)))
-    spans = [slice(rows.first[begin], rows.last[end - 1]) for begin, end in borders]
+    spans = _spans(found, borders, float(units.inverse_tau))
     columns = [np.zeros(span.stop - span.start if slopes else 0) for span in spans]
     log_eps = math.log(eps) if eps else -math.inf
-    common = (rows, found.sources, float(units.inverse_tau), log_eps)
-    run_tasks(sum_kernel, [(*common, sums, *rows_of) for sums, rows_of in zip(columns, borders, strict=True)])
+    common = (rows, found.sources, float(units.inverse_tau), log_eps, cut_off(batch))
+    tasks = [
+        (*common, *border, sums, span.start, span.stop - span.start)
+        for sums, border, span in zip(columns, borders, spans, strict=True)
+    ]
+    run_tasks(sum_kernel, tasks)
     if not slopes:
         return found, torch.empty(2, 0, 1, dtype=torch.float64)
     by_column = np.zeros(batch)
@@ -146,6 +160,17 @@ def _evaluated(units: Scaled, eps: float, cotangent: Tensor | None, *, slopes: b
     by_column[rows.own_place] -= rows.own_slope
     by_row = _back(rows.slope * rows.cotangent, found.order.x)
     return found, torch.stack((by_row, _back(by_column, found.order.y)))[:, :, None]
+
+
+def _spans(found: Sorted, borders: list[tuple[int, int]], inverse_tau: float) -> list[slice]:
+    """The sources that the rows between two borders can see at most."""
+    rows = found.found
+    ends = np.array(borders).ravel()
+    ends[1::2] -= 1
+    first, last, anchor = (np.empty(len(ends), np.int64) for _ in range(3))
+    reach = 0.5 * LARGEST_EXPONENT / inverse_tau
+    window_kernel(rows.x[ends], found.sources, rows.own_place[ends], reach, first, last, anchor)
+    return [slice(int(start), int(stop)) for start, stop in zip(first[::2], last[1::2], strict=True)]
 
 
 def _back(values: Array | Places, order: Places) -> Tensor:

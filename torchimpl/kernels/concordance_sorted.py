@@ -69,6 +69,26 @@ def excess(high: float, low: float, n: float, y: float) -> float:
     return (y - n) * ((high - 0.5 * y) + low)
 
 
+class Rows(NamedTuple):
+    """Sorted rows and what is known or found of each; all of shape (B,)."""
+
+    x: Array
+    anchor: Array  # n, the nearest source
+    high: Array  # high + low = x - n/2
+    low: Array
+    own: Array  # the row's own source
+    own_place: Places
+    anchor_place: Places
+    first: Places  # the window
+    last: Places
+    cotangent: Array
+    loss: Array  # result
+    slope: Array  # result: τ/2 dL/dx
+    own_slope: Array  # result: what the row takes from τ/2 dL/dy of its own source
+    peak: Array  # result: the largest exponent, that of ε included
+    total: Array  # result: Σ exp(exponent - peak)
+
+
 @compiled
 def find_windows(
     xs: Array, ys: Array, own: Places, reach: float, first: Places, last: Places, anchor: Places
@@ -105,6 +125,41 @@ def find_windows(
         while right < count and excess(high, low, n, ys[right]) >= -reach:
             right += 1
         first[i], last[i], anchor[i] = left, right, best
+
+
+@inlined
+def widened(rows: Rows, i: int, sources: Array, scale: float, cut_off: float) -> tuple[int, int]:
+    """The window of a row whose own source is nearest, wide enough for what little the others weigh together.
+
+    Relative to the largest of the others, nothing below exp(-cut_off) is worth a look either.
+    """
+    first, last, place = rows.first[i], rows.last[i], rows.own_place[i]
+    high, low, n = rows.high[i], rows.low[i], rows.anchor[i]
+    most = -math.inf
+    if place > 0:
+        most = scale * excess(high, low, n, sources[place - 1])
+    if place + 1 < len(sources):
+        most = max(most, scale * excess(high, low, n, sources[place + 1]))
+    least = max(most - cut_off, LOWEST)
+    while first > 0 and scale * excess(high, low, n, sources[first - 1]) >= least:
+        first -= 1
+    while last < len(sources) and scale * excess(high, low, n, sources[last]) >= least:
+        last += 1
+    return first, last
+
+
+@summed
+def rest_and_moment(weights: Array, ahead: Array, count: int) -> tuple[float, float]:
+    """The sum of the weights, and of the weights times `ahead`: a chunk at a time, to round less often."""
+    rest, moment = 0.0, 0.0
+    for start in range(0, count, STRIP):
+        part, part_moment = 0.0, 0.0
+        for j in range(start, min(start + STRIP, count)):
+            part += weights[j]
+            part_moment += weights[j] * ahead[j]
+        rest += part
+        moment += part_moment
+    return rest, moment
 
 
 @summed
@@ -153,26 +208,6 @@ def add_polynomials(
             q = q * v + slopes[m]
         total[i] += scale[i] * p
         moment[i] += scale[i] * (q + (origin - points[i]) * p)
-
-
-class Rows(NamedTuple):
-    """Sorted rows and what is known or found of each; all of shape (B,)."""
-
-    x: Array
-    anchor: Array  # n, the nearest source
-    high: Array  # high + low = x - n/2
-    low: Array
-    own: Array  # the row's own source
-    own_place: Places
-    anchor_place: Places
-    first: Places  # the window
-    last: Places
-    cotangent: Array
-    loss: Array  # result
-    slope: Array  # result: τ/2 dL/dx
-    own_slope: Array  # result: what the row takes from τ/2 dL/dy of its own source
-    peak: Array  # result: the largest exponent, that of ε included
-    total: Array  # result: Σ exp(exponent - peak)
 
 
 @compiled

@@ -30,10 +30,12 @@ from torchimpl.kernels.concordance_sorted import (
     cut,
     excess,
     find_windows,
+    rest_and_moment,
     strip_of_rows,
     strip_of_sources,
     taylor,
     weight,
+    widened,
 )
 from torchimpl.kernels.elementary_cpu import CONTRACT
 
@@ -85,22 +87,21 @@ def settle(
 
 @compiled
 def sum_row(
-    rows: Rows, i: int, sources: Array, scale: float, log_eps: float, weights: Array, columns: Array,
-    base: int,
+    rows: Rows, i: int, sources: Array, scale: float, log_eps: float, cut_off: float, weights: Array,
+    ahead: Array, columns: Array, base: int,
 ) -> None:  # fmt: skip
     """One row, source by source; its own term is left out of what the others add up to."""
-    first, last, place = rows.first[i], rows.last[i], rows.anchor_place[i]
+    first, last, place, own = rows.first[i], rows.last[i], rows.anchor_place[i], rows.own_place[i]
+    if own == place:
+        first, last = widened(rows, i, sources, scale, cut_off)
     high, low, n, x = rows.high[i], rows.low[i], rows.anchor[i], rows.x[i]
-    rest, moment = 0.0, 0.0
     for j in range(first, last):
+        ahead[j - first] = sources[j] - n
         weights[j - first] = weight(scale * excess(high, low, n, sources[j]))
     weights[place - first] = 0.0
-    for j in range(first, last):
-        rest += weights[j - first]
-        moment += weights[j - first] * (sources[j] - n)
+    rest, moment = rest_and_moment(weights, ahead, last - first)
     share, eps_share = settle(rows, i, rest, moment, scale, log_eps)
     weights[place - first] = 1.0
-    own = rows.own_place[i]
     if own == place:
         others = rest
     elif first <= own < last:
@@ -120,7 +121,8 @@ def sum_row(
 @compiled
 def sum_group(
     rows: Rows, begin: int, end: int, centre: float, radius: float, sources: Array, starts: Array,
-    blocks: int, scale: float, log_eps: float, columns: Array, base: int, space: Array, strip: Array,
+    blocks: int, scale: float, log_eps: float, cut_off: float, columns: Array, base: int, space: Array,
+    strip: Array,
 ) -> None:  # fmt: skip
     """All rows of a group and all sources of its window, by blocks; rows that own sources dominate, alone."""
     first = starts[0]
@@ -151,7 +153,7 @@ def sum_group(
     for i in range(begin, end):
         rest = total[i - begin] - 1.0
         if rest < DOMINATED - 1.0 and rows.own_place[i] == rows.anchor_place[i]:
-            sum_row(rows, i, sources, scale, log_eps, space[2], columns, base)
+            sum_row(rows, i, sources, scale, log_eps, cut_off, space[2], space[3], columns, base)
         else:
             part, _ = settle(rows, i, max(rest, 0.0), moment[i - begin], scale, log_eps)
             share[i - begin] = part * rows.cotangent[i]
@@ -182,8 +184,9 @@ def sum_group(
 
 @compiled
 def sum_rows(
-    rows: Rows, begin: int, end: int, sources: Array, inverse_tau: float, log_eps: float, columns: Array
-) -> None:
+    rows: Rows, begin: int, end: int, sources: Array, inverse_tau: float, log_eps: float, cut_off: float,
+    columns: Array, base: int, count: int,
+) -> None:  # fmt: skip
     """Rows begin ... end - 1: their losses and slopes, and what they add to τ/2 dL/dy of other rows' sources.
 
     Args:
@@ -193,12 +196,13 @@ def sum_rows(
         sources: (B,), sorted.
         inverse_tau: 1/τ.
         log_eps: log ε, -inf for ε = 0.
-        columns: added to, for the sources from the first row's window to the last row's; empty where no
-            gradient is wanted.
+        cut_off: what weighs less than exp(-cut_off) is left out.
+        columns: (count,), added to, from the source `base` on; empty where no gradient is wanted.
+        base: first source that any of the rows can see.
+        count: how many sources they can see.
     """
-    scale, tau, base = 2.0 * inverse_tau, 1.0 / inverse_tau, rows.first[begin]
-    count = rows.last[end - 1] - base
-    space, strip = np.empty((3, count)), np.empty((2, STRIP))
+    scale, tau = 2.0 * inverse_tau, 1.0 / inverse_tau
+    space, strip = np.empty((4, count)), np.empty((2, STRIP))
     starts = np.empty(count + 1, np.int64)
     cell = math.sqrt(2.0 * RHO * tau)
     start = begin
@@ -220,11 +224,11 @@ def sum_rows(
             blocks = cut(sources, first, last, rows.x[start] + radius, radius, tau, starts)
         if blocks == 0 or pairs * PAIR_COST <= (size * blocks + last - first) * POINT_COST:
             for i in range(start, stop):
-                sum_row(rows, i, sources, scale, log_eps, space[2], columns, base)
+                sum_row(rows, i, sources, scale, log_eps, cut_off, space[2], space[3], columns, base)
         else:
             sum_group(
                 rows, start, stop, rows.x[start] + radius, radius, sources, starts, blocks, scale, log_eps,
-                columns, base, space, strip,
+                cut_off, columns, base, space, strip,
             )  # fmt: skip
         start = stop
 
@@ -247,9 +251,10 @@ def compile_sums(key: str) -> Any:
 
     @njit(nogil=True, cache=True, error_model="numpy", fastmath=set(CONTRACT))
     def kernel(
-        rows: Rows, sources: Array, inverse_tau: float, log_eps: float, columns: Array, begin: int, end: int
-    ) -> int:
-        sum_rows(rows, begin, end, sources, inverse_tau, log_eps, columns)
+        rows: Rows, sources: Array, inverse_tau: float, log_eps: float, cut_off: float, begin: int, end: int,
+        columns: Array, base: int, count: int,
+    ) -> int:  # fmt: skip
+        sum_rows(rows, begin, end, sources, inverse_tau, log_eps, cut_off, columns, base, count)
         return len(key)
 
     return kernel
