@@ -1,0 +1,181 @@
+"""Errors of the loss and its gradients on every layout, against the 80-bit truth."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scripts.infonce_study import formulas, ours
+from scripts.infonce_study.layouts import LAYOUTS, Array, drawn
+from scripts.infonce_study.truth import Long, Truth, by_digits, truths
+
+FORMS = {"float64": torch.float64, "float32": torch.float32}
+TAUS, EPSES = (0.1, 5.0), (0.0, 1e-8, 0.5)
+SIZES = {1: 2000, 2: 500, 8: 500, 64: 500}
+# float64: relative; float32: in units of the last place
+TARGETS = {"float64": 1e-13, "float32": 4.0}
+FORMULAS = ("broadcast", "cdist")
+SEED = 0
+FEW = 12
+
+Evaluate: TypeAlias = Callable[[Tensor, Tensor, float, float], Truth]
+
+
+class Errors(NamedTuple):
+    """The largest error of a row, that of the mean, and the largest of a gradient, normwise."""
+
+    rows: float
+    mean: float
+    gradient: float
+
+    def worst(self) -> float:
+        """The largest of the three."""
+        return max(self)
+
+
+class Unit(NamedTuple):
+    """One layout in one format with one number of features; one task."""
+
+    layout: str
+    form: str
+    features: int
+
+
+class Setting(NamedTuple):
+    """One evaluation within a unit."""
+
+    name: str
+    tau: float
+    eps: float
+
+
+Study = dict[Unit, dict[Setting, Errors]]
+
+
+def units(sizes: dict[int, int]) -> list[Unit]:
+    """Everything that is measured."""
+    return [Unit(name, form, features) for form in FORMS for features in sizes for name in LAYOUTS]
+
+
+def off(found: Long, true: Long, form: str) -> Long:
+    """Error of each element in the unit of its format; beyond the largest number the true value is that one.
+
+    float64: relative to the true value or the smallest normal number. float32: in units of the last place.
+    """
+    info = np.finfo(form)
+    true = np.clip(true, -info.max, info.max)
+    size = np.abs(true)
+    unit = np.maximum(size, info.tiny) if form == "float64" else _last_place(size, info)
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.abs(found - true) / unit
+    return np.where(np.isfinite(found), error, np.inf)
+
+
+def _last_place(size: Long, info: np.finfo) -> Long:
+    _, exponent = np.frexp(size)
+    return np.maximum(np.ldexp(np.longdouble(info.eps), exponent - 1), np.longdouble(info.smallest_subnormal))
+
+
+def normwise(found: Long, true: Long, form: str) -> float:
+    """The largest error of a component in the unit of the largest true one."""
+    if not np.isfinite(found).all():
+        return np.inf
+    largest = np.abs(true).max()
+    return float(off(largest + np.abs(found - true).max(), largest, form))
+
+
+def errors(found: Truth, true: Truth, form: str) -> Errors:
+    """All three."""
+    return Errors(
+        float(off(found.rows, true.rows, form).max()),
+        float(off(np.asarray(found.mean), np.asarray(true.mean), form)),
+        max(normwise(found.gx, true.gx, form), normwise(found.gy, true.gy, form)),
+    )
+
+
+def _long(tensor: Tensor) -> Long:
+    return np.asarray(tensor.detach().double().numpy().astype(np.longdouble))
+
+
+def ours_by(impl: str) -> Evaluate:
+    """The public function with one implementation."""
+
+    def evaluate(x: Tensor, y: Tensor, tau: float, eps: float) -> Truth:
+        rows = ours.loss(x.detach(), y.detach(), tau, eps, impl=impl, reduction="none")
+        mean = ours.loss(x, y, tau, eps, impl=impl)
+        return _truth(rows, mean, x, y)
+
+    return evaluate
+
+
+def by_formula(name: str) -> Evaluate:
+    """What is written by hand."""
+
+    def evaluate(x: Tensor, y: Tensor, tau: float, eps: float) -> Truth:
+        rows = getattr(formulas, name)(x, y, tau, eps)
+        return _truth(rows, rows.mean(), x, y)
+
+    return evaluate
+
+
+def _truth(rows: Tensor, mean: Tensor, x: Tensor, y: Tensor) -> Truth:
+    gx, gy = torch.autograd.grad(mean, (x, y))
+    return Truth(_long(rows), np.longdouble(float(mean)), _long(gx), _long(gy))
+
+
+def evaluations(features: int) -> dict[str, Evaluate]:
+    """Ours in every implementation, and the formulas."""
+    own = {f"impl={name}": ours_by(name) for name in ours.implementations(features)}
+    return {**own, **{name: by_formula(name) for name in FORMULAS}}
+
+
+def batch_of(unit: Unit, size: int) -> tuple[Array, Array]:
+    """The layout's numbers as the format holds them, in float64."""
+    x, y = drawn(unit.layout, size, unit.features, SEED)
+    return tuple(side.astype(unit.form).astype(np.float64) for side in (x, y))
+
+
+def measure(unit: Unit, size: int) -> dict[Setting, Errors]:
+    """The errors of everyone at every temperature and ε."""
+    torch.set_num_threads(1)
+    x, y = batch_of(unit, size)
+    found = {}
+    for tau in TAUS:
+        for eps, true in zip(EPSES, truths(x, y, tau, EPSES), strict=True):
+            for name, evaluate in evaluations(unit.features).items():
+                pair = [torch.from_numpy(side).to(FORMS[unit.form]).requires_grad_() for side in (x, y)]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    found[Setting(name, tau, eps)] = errors(evaluate(*pair, tau, eps), true, unit.form)
+    return found
+
+
+def reference_error() -> float:
+    """The largest error of the 80-bit truth against digits, on a few rows of every layout."""
+    worst = 0.0
+    for name in LAYOUTS:
+        for features in (1, 2):
+            x, y = drawn(name, FEW, features, SEED + 1)
+            for tau in TAUS:
+                for eps, true in zip(EPSES, truths(x, y, tau, EPSES), strict=True):
+                    worst = max(worst, errors(true, by_digits(x, y, tau, eps), "float64").worst())
+    return worst
+
+
+def chosen(study: Study, **wanted: object) -> Iterator[Errors]:
+    """The errors of every unit and setting with the wanted properties."""
+    for unit, settings in study.items():
+        for setting, found in settings.items():
+            if all(getattr(setting if key in Setting._fields else unit, key) == v for key, v in wanted.items()):
+                yield found
+
+
+def worst(found: Iterator[Errors]) -> Errors | None:
+    """The largest of each error; None where there is none."""
+    every = list(found)
+    return Errors(*(max(column) for column in zip(*every, strict=True))) if every else None
