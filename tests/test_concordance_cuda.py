@@ -1,0 +1,463 @@
+"""The CUDA kernels of InfoNCE: in Triton's interpreter, compiled without a device, and on one if at hand."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from refimpl import concordance as oracle
+from refimpl.bounds import concordance as bounds
+from refimpl.bounds.precision import error_ratio, precision
+from tests.triton_concordance import evaluated
+from torchimpl.kernels import concordance_cuda_line as line
+from torchimpl.kernels import concordance_cuda_space as space
+from torchimpl.kernels.concordance import Pairs, loss_gradient, loss_rows
+from torchimpl.kernels.concordance_cuda import applicable_cuda, gradient_cuda, rows_cuda
+from torchimpl.kernels.concordance_cuda_units import units
+
+ROOT = Path(__file__).parents[1]
+FORMATS = precision("float64")
+LARGEST = np.finfo(float).max
+TINY = np.finfo(float).smallest_normal
+# products with these are exact, so that the bound for cotangent 1 serves
+COTANGENTS = np.array([1.0, -1.0, 0.5, 0.0, -0.25])
+
+
+def pair(features, size=13, noise=0.3, seed=0):
+    """Replicates that differ by noise, (size, features) each."""
+    generator = np.random.default_rng([seed, features, size])
+    x, moves = generator.normal(size=(2, size, features))
+    return x, x + noise * moves
+
+
+def ties(features):
+    x, y = pair(features, noise=1.0)
+    return np.round(x), np.round(y)
+
+
+def all_alike(features):
+    x, y = pair(features)
+    return np.repeat(x[:1], 13, axis=0), np.repeat(y[:1], 13, axis=0)
+
+
+def far_pairs(features):
+    """Own sources 1e12 away for some rows; no two are as far from each other for the others."""
+    x, y = pair(features)
+    y[::3] += 1e12
+    return x, y
+
+
+def offset(features):
+    x, y = pair(features)
+    return np.round(x * 1024) / 1024 + 1e6, np.round(y * 1024) / 1024 + 1e6
+
+
+def isolated(features):
+    """Replicates that are alike, pairs that are apart: tiny losses and gradients."""
+    x, y = pair(features, noise=0.05)
+    step = np.arange(13.0)[:, None]
+    return x * 0.05 + step, y * 0.05 + step
+
+
+def mixed(features):
+    x, y = pair(features)
+    powers = np.exp2(np.random.default_rng(9).integers(-40, 41, x.shape))
+    return x * powers, y * powers
+
+
+def one_huge(features):
+    """Rows next to the largest float beside ordinary ones."""
+    x, y = pair(features)
+    x[2], y[5], y[2] = LARGEST, -LARGEST, 0.9 * LARGEST
+    return x, y
+
+
+def scaled_pair(factor):
+    return lambda features: tuple(np.tanh(side) * factor for side in pair(features))
+
+
+HAZARDS = {
+    "plain": (pair, {"twice": True}),
+    "textbook": (pair, {"eps": 0.0, "tau": 37.0}),
+    "much eps": (pair, {"eps": 0.5, "tau": 1.0}),
+    "identical replicates": (lambda features: pair(features, noise=0.0), {}),
+    "ties": (ties, {"eps": 0.0}),
+    "all rows alike": (all_alike, {}),
+    "far pairs": (far_pairs, {}),
+    "far pairs without eps": (far_pairs, {"eps": 0.0, "narrow": True}),
+    "far from every source": (lambda features: (pair(features)[0] + 1e6, pair(features)[1]), {"eps": 0.0}),
+    "common offset": (offset, {}),
+    "isolated": (isolated, {"eps": 0.0, "tau": 0.01}),
+    "mixed magnitudes": (mixed, {}),
+    "subnormal": (scaled_pair(TINY), {}),
+    "huge": (scaled_pair(LARGEST), {}),
+    "one huge": (one_huge, {"eps": 0.0}),
+    "absurd tau": (scaled_pair(1e-150), {"tau": 1e-300, "narrow": True}),
+    "one row": (lambda features: pair(features, size=1), {"eps": 0.5}),
+    "one row alone": (lambda features: pair(features, size=1), {"eps": 0.0}),
+}
+WIDTHS = {
+    "tile border": (lambda features: pair(features, size=8), {"narrow": True}),
+    "plain": (lambda features: pair(features, size=9), {"tau": 0.1 * 17}),
+    "isolated": (isolated, {"eps": 0.0, "tau": 0.01}),
+}
+SCALARS = {
+    "many": (lambda features: pair(features, size=75), {}),
+    "spread": (lambda features: tuple(40 * side for side in pair(features, size=75)), {"whole": 0}),
+    "windows without eps": (lambda features: pair(features, size=75), {"whole": 0, "eps": 0.0, "tau": 1e-3}),
+    "windows and much eps": (lambda features: pair(features, size=75), {"whole": 0, "eps": 0.5, "tau": 0.01}),
+    "windows in order": (lambda _: (np.arange(40.0)[:, None], np.arange(40.0)[:, None] + 0.25), {"whole": 0}),
+    "one tile": (lambda features: pair(features, size=75), {"tile": (128, 128, 4)}),
+}
+
+
+def cases():
+    """Name -> x, y, cotangent and options."""
+    table = {}
+    for widths, hazards in (((1, 2, 3), HAZARDS), ((16, 17), WIDTHS), ((64,), {"plain": WIDTHS["plain"]})):
+        for features in widths:
+            table |= {f"{name}, D = {features}": (*case, features) for name, case in hazards.items()}
+    table |= {f"{name}, D = 1": (*case, 1) for name, case in SCALARS.items()}
+    found = {}
+    for name, (make, options, features) in table.items():
+        x, y = make(features)
+        found[name] = (x, y, np.resize(COTANGENTS, len(x)), options)
+    return found
+
+
+def spoilt():
+    """Name -> a case with a number that is not finite, and one with 0 in its place."""
+    found = {}
+    for features in (1, 2):
+        for side in (0, 1):
+            for bad in (math.nan, math.inf, -math.inf):
+                arrays = [part.copy() for part in pair(features)]
+                for value in (0.0, bad):
+                    arrays[side][4, -1] = value
+                    name = f"{value}, side {side}, D = {features}"
+                    found[name] = (arrays[0].copy(), arrays[1].copy(), np.resize(COTANGENTS, 13), {})
+    return found
+
+
+CASES, SPOILT = cases(), spoilt()
+
+
+def here():
+    """The environment of a process that imports the package from here."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def triton():
+    if importlib.util.find_spec("triton") is None:
+        if os.environ.get("CI") and sys.platform == "linux":
+            pytest.fail("triton is not installed")
+        pytest.skip("triton is not installed")
+    return pytest.importorskip("triton")
+
+
+def child(folder, *arguments, interpret):
+    subprocess.run(
+        [sys.executable, ROOT / "tests" / "triton_concordance.py", *arguments],
+        check=True,
+        env={**here(), "TRITON_INTERPRET": str(int(interpret)), "TRITON_CACHE_DIR": str(folder / "cache")},
+    )
+
+
+@pytest.fixture(scope="module")
+def interpreted(triton, tmp_path_factory):
+    """Name of a case -> its results, and those of a second run where it asks for one."""
+    folder = tmp_path_factory.mktemp("interpreter")
+    every = CASES | SPOILT
+    arrays = {
+        f"{name}/{part}": array
+        for name, case in every.items()
+        for part, array in zip(("x", "y", "cotangent"), case, strict=False)
+    }
+    options = json.dumps({name: case[3] for name, case in every.items()})
+    np.savez(folder / "in.npz", options=options, **arrays)
+    child(folder, "interpret", folder / "in.npz", folder / "out.npz", interpret=True)
+    with np.load(folder / "out.npz") as stored:
+        found = {}
+        for key, value in stored.items():
+            name, part, run = key.split("/")
+            found.setdefault(name, [{}, {}])[int(run)][part] = value
+    return found
+
+
+@pytest.fixture(scope="module")
+def on_device():
+    """The same from a device."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return {
+        name: [evaluated(*arrays, "cuda", **options) for _ in range(2)]
+        for name, (*arrays, options) in (CASES | SPOILT).items()
+    }
+
+
+@pytest.fixture(scope="module", params=["interpreted", "on_device"])
+def results(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_and_gradients_stay_within_the_bound(results, name):
+    x, y, cotangent, options = CASES[name]
+    tau, settings = options.get("tau", 0.1), {"eps": options.get("eps", 1e-8), "reduction": "none"}
+    found = results[name][0]
+    bound = bounds.concordance_loss_nce(x, y, tau, **settings, precision=FORMATS)
+    exact = oracle.concordance_loss_nce(x, y, tau, **settings)
+    losses = np.minimum(found["losses"], LARGEST)
+    assert np.all(error_ratio(losses, exact, bound.value, LARGEST) <= 1)
+    exact = oracle.concordance_loss_nce_gradient(x, y, tau, **settings, cotangent=cotangent)
+    # a row counts with its cotangent, in a column at most with the largest, which is 1
+    share = np.abs(cotangent)[:, None]
+    for actual, expected, allowed, part in zip(
+        (found["gx"], found["gy"]), exact, bound.gradient, (share, 1.0), strict=True
+    ):
+        assert np.all(error_ratio(actual, expected, allowed * part, LARGEST, overflows=True) <= 1)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("plain")])
+def test_anchor_and_normaliser_are_those_of_the_plain_path(results, name):
+    x, y, _, options = CASES[name]
+    sides = [torch.from_numpy(side) for side in (x, y)]
+    pairs = Pairs(*sides, tau=options.get("tau", 0.1), eps=1e-8, rows=0, wide=True)
+    _, normaliser = loss_rows(pairs)
+    found = results[name][0]
+    np.testing.assert_array_equal(found["nearest"], pairs.nearest.numpy())
+    # exponents of either path: two differences, a product and a sum for each feature; then exp, and 14 terms
+    roundings = 4 * x.shape[1] + 20
+    size = 2 * np.abs(normaliser.numpy()).max() + 750 * np.exp(-1.0)
+    np.testing.assert_allclose(
+        found["normaliser"], normaliser.numpy(), rtol=0, atol=2 * roundings * 2.0**-53 * size
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "twice" in case[3]])
+def test_the_same_inputs_give_the_same_bits(results, name):
+    first, second = results[name]
+    for part, value in first.items():
+        np.testing.assert_array_equal(value, second[part])
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_bad_number_spoils_what_counts_it_and_nothing_else(results, name):
+    x, y, _, _ = SPOILT[name]
+    _, *others = name.split(",")
+    found = results[name][0]
+    spoilt_rows = ~np.isfinite(x).all(1) | ~np.isfinite(y).all()
+    assert np.array_equal(np.isnan(found["losses"]), spoilt_rows)
+    assert np.array_equal(np.isnan(found["gx"]).all(1), spoilt_rows)
+    assert np.isnan(found["gy"]).all() == spoilt_rows.any()
+    clean = results[",".join(["0.0", *others])][0]
+    for part in ("losses", "gx"):
+        np.testing.assert_array_equal(found[part][~spoilt_rows], clean[part][~spoilt_rows])
+
+
+@pytest.fixture(scope="module")
+def compiled(triton, tmp_path_factory):
+    """What every kernel occupies, compiled for compute capability 9.0, which needs no device."""
+    folder = tmp_path_factory.mktemp("compiled")
+    child(folder, "compile", folder / "usage.json", interpret=False)
+    return json.loads((folder / "usage.json").read_text())
+
+
+class TestCompiled:
+    def test_no_register_is_spilled(self, compiled):
+        assert len(compiled) == 12  # 3 of scalars; 5 of other widths, 4 of them once more for wide numbers
+        for kernel in compiled.values():
+            assert kernel["REG"] <= 255
+            assert kernel["STACK"] == kernel["LOCAL"] == 0
+
+    def test_one_compiled_kernel_serves_all_batches(self, compiled):
+        assert {kernel["variants"] for kernel in compiled.values()} == {1}
+
+
+class TestWindows:
+    """Which pairs are summed, against every pair looked at."""
+
+    BATCHES = (
+        pair(1, 60),
+        tuple(30 * side for side in pair(1, 60)),
+        (pair(1, 60)[0] * 1e4, pair(1, 60)[1]),
+        ties(1),
+        far_pairs(1),
+        tuple(1e9 + side for side in pair(1, 60)),
+    )
+
+    def sorted_line(self, x, y, tau, eps):
+        found = units(torch.from_numpy(x), torch.from_numpy(y), tau, narrow=False)
+        return line.line(found, eps)
+
+    def exponents(self, of):
+        """Exponents of all pairs (rows, sources) beside the anchor."""
+        x, n = of.x[:, None], of.rows.anchor
+        return line.excess(x, n, of.y) * of.factor
+
+    @pytest.mark.parametrize("batch", BATCHES)
+    def test_the_anchor_is_the_nearest_and_its_own_source_if_that_is(self, batch):
+        of = self.sorted_line(*batch, 0.1, 1e-8)
+        exponents = self.exponents(of)
+        own = exponents.gather(1, of.own_place[:, None])
+        assert exponents.max() == 0
+        assert torch.equal(of.place == of.own_place, own[:, 0] == 0)
+
+    @pytest.mark.parametrize("batch", BATCHES)
+    @pytest.mark.parametrize("eps", [0.0, 1e-8, 1e30])
+    @pytest.mark.parametrize("whole", [0, line.WHOLE])
+    def test_every_source_that_matters_is_inside(self, monkeypatch, batch, eps, whole):
+        monkeypatch.setattr(line, "WHOLE", whole)
+        of = self.sorted_line(*batch, 0.1, eps)
+        first, last = line.windows(of, eps, narrow=True)
+        exponents = self.exponents(of)
+        places = torch.arange(len(of.x))
+        rest = exponents.clone()
+        rest[places, of.place] = -torch.inf
+        largest = torch.maximum(rest.amax(1), of.rows.eps_exponent)[:, None]
+        cut = math.log(len(of.x)) + 30 * math.log(2.0)
+        counts = exponents >= -745.0 if whole else (exponents >= largest - cut) & (exponents >= -745.0)
+        # beside a larger ε not even the anchor counts
+        counts &= exponents >= largest - 745.0
+        inside = (places >= first[:, None]) & (places < last[:, None])
+        assert not (counts & ~inside).any()
+        assert inside.gather(1, of.place[:, None]).all()
+        assert (first.diff() >= 0).all()
+        assert (last.diff() >= 0).all()
+
+    def test_sources_that_do_not_matter_are_outside(self, monkeypatch):
+        monkeypatch.setattr(line, "WHOLE", 0)
+        of = self.sorted_line(*(100 * side for side in pair(1, 500)), 0.1, 1e-8)
+        first, last = line.windows(of, 1e-8, narrow=True)
+        exponents = self.exponents(of)
+        places = torch.arange(500)
+        inside = (places >= first[:, None]) & (places < last[:, None])
+        # ε is at distance 1.36, the second nearest source somewhere
+        assert inside.sum(1).float().mean() < 10
+        assert exponents[~inside].max() < -27
+
+    def test_rows_that_see_a_source_are_the_transposed_windows(self):
+        generator = np.random.default_rng(0)
+        first = torch.from_numpy(np.sort(generator.integers(0, 30, 40)))
+        last = torch.from_numpy(np.maximum(np.sort(generator.integers(0, 41, 40)), first.numpy() + 1))
+        last = last.cummax(0).values
+        begin, end = line.seen_by(first, last)
+        places = torch.arange(40)
+        inside = (places >= first[:, None]) & (places < last[:, None])
+        seen = (places[:, None] >= begin) & (places[:, None] < end)
+        assert torch.equal(inside, seen)
+
+
+class TestLauncher:
+    def test_torchimpl_needs_no_triton(self):
+        code = (
+            "import sys\n"
+            "import torch\n"
+            "import torchimpl\n"
+            "assert 'triton' not in sys.modules\n"
+            "from torchimpl.kernels import concordance_cuda\n"
+            "assert 'triton' not in sys.modules\n"
+            "sys.modules['triton'] = None\n"
+            "import torchimpl.kernels.concordance_cuda_line_kernels\n"
+            "import torchimpl.kernels.concordance_cuda_space_kernels\n"
+            "meta = type('OnDevice', (), {'device': torch.device('cuda')})()\n"
+            "assert not concordance_cuda.applicable_cuda(meta)\n"
+        )
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, cwd=ROOT, env={**here(), "PYTHONPATH": str(ROOT)}
+        )
+
+    @pytest.mark.usefixtures("triton")
+    def test_applicable_to_cuda_tensors_only(self):
+        assert not applicable_cuda(torch.zeros(3, 1))
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert applicable_cuda(torch.zeros(3, 1, device="cuda"))
+
+    @pytest.mark.parametrize("features", [1, 2, 40])
+    @pytest.mark.parametrize("eps", [0.0, 0.5])
+    def test_nothing_reads_a_value(self, monkeypatch, features, eps):
+        """Fake tensors have no values to read: whatever asks for one raises."""
+        launched = []
+        for module in (line, space):
+            monkeypatch.setattr(
+                module, "launch", lambda family, name, *_, **__: launched.append(f"{family} {name}")
+            )
+        with FakeTensorMode():
+            x, y = (torch.zeros(50, features, dtype=torch.float64) for _ in range(2))
+            losses, *others = rows_cuda(x, y, 0.1, eps, narrow=False, slopes=True)
+            gradients = gradient_cuda(losses, x, y, *others, 0.1, eps, narrow=False)
+            with pytest.raises(DataDependentOutputException):
+                bool((losses == losses[0]).all())
+        nearest, normaliser, slopes = others
+        assert losses.shape == nearest.shape == (50,)
+        assert (normaliser.shape, slopes.shape) == ((2, 50), (2, 0, features))
+        assert [g.shape for g in gradients] == [x.shape] * 2
+        assert len(launched) == (3 if features == 1 else 5)
+
+    @pytest.mark.parametrize("shape", [(0, 1), (0, 3), (3, 0)])
+    def test_nothing_to_compare_is_zero(self, shape):
+        x = torch.zeros(shape, dtype=torch.float64)
+        losses, *others = rows_cuda(x, x, 0.1, 1e-8, narrow=False, slopes=False)
+        assert torch.equal(losses, torch.zeros(shape[0], dtype=torch.float64))
+        assert all(g.shape == shape for g in gradient_cuda(losses, x, x, *others, 0.1, 1e-8, narrow=False))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+class TestOnDevice:
+    def sides(self, size, features):
+        return tuple(torch.from_numpy(side).cuda() for side in pair(features, size))
+
+    def both(self, x, y, cotangent):
+        losses, *others = rows_cuda(x, y, 0.1, 1e-8, narrow=True, slopes=False)
+        return losses, *gradient_cuda(cotangent, x, y, *others, 0.1, 1e-8, narrow=True)
+
+    @pytest.mark.parametrize("features", [1, 2, 64])
+    def test_agrees_with_the_cpu(self, features):
+        x, y = (side.float().double() for side in self.sides(1000, features))
+        cotangent = torch.linspace(-1, 1, 1000, dtype=torch.float64, device="cuda")
+        pairs = Pairs(x.cpu(), y.cpu(), tau=0.1, eps=1e-8, rows=0, wide=True)
+        losses, normaliser = loss_rows(pairs)
+        expected = (losses, *loss_gradient(pairs, cotangent.cpu(), normaliser))
+        # either is within the bound for float64 of the exact numbers
+        arrays = (side.cpu().numpy() for side in (x, y))
+        bound = bounds.concordance_loss_nce(*arrays, 0.1, reduction="none", precision=FORMATS)
+        for one, other, allowed in zip(
+            self.both(x, y, cotangent), expected, (bound.value, *bound.gradient), strict=True
+        ):
+            assert np.all(np.abs(one.cpu().numpy() - other.numpy()) <= 2 * allowed)
+
+    @pytest.mark.parametrize("features", [1, 2, 64])
+    def test_nothing_waits_for_the_device(self, features):
+        x, y = self.sides(500, features)
+        cotangent = torch.ones(500, dtype=torch.float64, device="cuda")
+        first = self.both(x, y, cotangent)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            second = self.both(x, y, cotangent)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+    @pytest.mark.parametrize("features", [1, 3])
+    def test_memory_grows_with_the_batch_not_with_its_square(self, features):
+        peaks = []
+        for size in (1 << 13, 1 << 15):
+            x, y = self.sides(size, features)
+            cotangent = torch.ones(size, dtype=torch.float64, device="cuda")
+            self.both(x, y, cotangent)
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.both(x, y, cotangent)
+            peaks.append(torch.cuda.max_memory_allocated() - before)
+        # the allocator rounds up to blocks of 512 bytes, a sort takes a little of its own
+        assert peaks[1] <= 5 * peaks[0]
