@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scripts.infonce_study import formulas, ours
 from scripts.infonce_study.layouts import LAYOUTS, Array, drawn
-from scripts.infonce_study.truth import Long, Truth, by_digits, truths
+from scripts.infonce_study.truth import Batch, Long, Truth, by_digits
 
 FORMS = {"float64": torch.float64, "float32": torch.float32}
 TAUS, EPSES = (0.1, 5.0), (0.0, 1e-8, 0.5)
@@ -20,6 +20,7 @@ SIZES = {1: 2000, 2: 500, 8: 500, 64: 500}
 # float64: relative; float32: in units of the last place
 TARGETS = {"float64": 1e-13, "float32": 4.0}
 FORMULAS = ("broadcast", "cdist")
+FORMULA_EPSES = (0.0, 1e-8)
 SEED = 0
 FEW = 12
 
@@ -125,13 +126,13 @@ def by_formula(name: str) -> Evaluate:
 
 def _truth(rows: Tensor, mean: Tensor, x: Tensor, y: Tensor) -> Truth:
     gx, gy = torch.autograd.grad(mean, (x, y))
-    return Truth(_long(rows), np.longdouble(float(mean)), _long(gx), _long(gy))
+    return Truth(_long(rows), np.longdouble(mean.item()), _long(gx), _long(gy))
 
 
-def evaluations(features: int) -> dict[str, Evaluate]:
+def evaluations(features: int, eps: float) -> dict[str, Evaluate]:
     """Ours in every implementation, and the formulas."""
-    own = {f"impl={name}": ours_by(name) for name in ours.implementations(features)}
-    return {**own, **{name: by_formula(name) for name in FORMULAS}}
+    own = {name: ours_by(name) for name in ours.implementations(features)}
+    return own if eps not in FORMULA_EPSES else {**own, **{name: by_formula(name) for name in FORMULAS}}
 
 
 def batch_of(unit: Unit, size: int) -> tuple[Array, Array]:
@@ -144,10 +145,10 @@ def measure(unit: Unit, size: int) -> dict[Setting, Errors]:
     """The errors of everyone at every temperature and ε."""
     torch.set_num_threads(1)
     x, y = batch_of(unit, size)
-    found = {}
+    batch, found = Batch(x, y), {}
     for tau in TAUS:
-        for eps, true in zip(EPSES, truths(x, y, tau, EPSES), strict=True):
-            for name, evaluate in evaluations(unit.features).items():
+        for eps, true in zip(EPSES, batch.truths(tau, EPSES), strict=True):
+            for name, evaluate in evaluations(unit.features, eps).items():
                 pair = [torch.from_numpy(side).to(FORMS[unit.form]).requires_grad_() for side in (x, y)]
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -161,8 +162,9 @@ def reference_error() -> float:
     for name in LAYOUTS:
         for features in (1, 2):
             x, y = drawn(name, FEW, features, SEED + 1)
+            batch = Batch(x, y)
             for tau in TAUS:
-                for eps, true in zip(EPSES, truths(x, y, tau, EPSES), strict=True):
+                for eps, true in zip(EPSES, batch.truths(tau, EPSES), strict=True):
                     worst = max(worst, errors(true, by_digits(x, y, tau, eps), "float64").worst())
     return worst
 

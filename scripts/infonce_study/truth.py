@@ -10,7 +10,7 @@ from which it would have to be subtracted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import mpmath
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scripts.infonce_study.layouts import Array
 
 Long = NDArray[np.longdouble]
+Index = NDArray[np.intp]
 # where long double is float64 (Windows, some ARM) nothing below 1e-13 could be judged
 WIDE = np.finfo(np.longdouble).nmant >= 63
 # a loss of 1e-308 is what is left of two numbers near 1e61
@@ -36,8 +37,8 @@ class Truth(NamedTuple):
     gy: Long
 
 
-def _products(x: Long, y: Long, nearest: NDArray[np.intp]) -> Long:
-    """-(d_ij - d_in), (B, B), n = nearest."""
+def _products(x: Long, y: Long, nearest: Index) -> Long:
+    """-(d_ij - d_in) for the given rows x, n = nearest."""
     total = np.zeros((len(x), len(y)), np.longdouble)
     for k in range(x.shape[1]):
         source, anchor = y[None, :, k], y[nearest, k][:, None]
@@ -48,67 +49,77 @@ def _products(x: Long, y: Long, nearest: NDArray[np.intp]) -> Long:
     return total
 
 
-def _nearest(x: Long, y: Long) -> NDArray[np.intp]:
-    """The nearest source, the row's own one among equals: first by distances, then by their differences."""
+def _anchored(x: Long, y: Long) -> tuple[Index, Long]:
+    """The nearest source of every row, its own one among equals, and `_products` relative to it.
+
+    First by distances, then by the products, which tell more apart; twice, for the second confirms.
+    """
     rows = np.arange(len(x))
     distance = np.zeros((len(x), len(y)), np.longdouble)
     for k in range(x.shape[1]):
         distance += (x[:, k, None] - y[None, :, k]) ** 2
-    found = distance.argmin(1)
-    for _ in range(2):  # the second time confirms
-        products = _products(x, y, found)
+    nearest = distance.argmin(1)
+    products = _products(x, y, nearest)
+    for _ in range(2):
         best = products.argmax(1)
-        found = np.where(products[rows, rows] >= products[rows, best], rows, best)
-    return found
+        better = np.where(products[rows, rows] >= products[rows, best], rows, best)
+        moved = np.flatnonzero(better != nearest)
+        nearest[moved] = better[moved]
+        products[moved] = _products(x[moved], y, nearest[moved])
+    return nearest, products
 
 
-def truths(x: Array, y: Array, tau: float, epses: Sequence[float]) -> Iterator[Truth]:
-    """The truth for every ε, in order; what does not depend on ε is computed once.
+class Batch:
+    """One batch, and what depends neither on τ nor on ε.
 
     Args:
-        x: (B, D), finite; distances must not overflow long double.
+        x: (B, D), finite; squares must not overflow long double.
         y: like `x`.
-        tau: temperature.
-        epses: ε, one after the other.
     """
-    with np.errstate(under="ignore", over="ignore", divide="ignore"):
-        yield from _truths(x.astype(np.longdouble), y.astype(np.longdouble), np.longdouble(tau), epses)
 
+    def __init__(self, x: Array, y: Array) -> None:
+        self.x, self.y = x.astype(np.longdouble), y.astype(np.longdouble)
+        self.nearest, self.products = _anchored(self.x, self.y)
+        self.least = ((self.x - self.y[self.nearest]) ** 2).sum(1)
 
-def _truths(x: Long, y: Long, tau: np.longdouble, epses: Sequence[float]) -> Iterator[Truth]:
-    batch, features = x.shape
-    rows = np.arange(batch)
-    nearest = _nearest(x, y)
-    exponents = _products(x, y, nearest) / tau
-    own = -exponents[rows, rows]  # (d_ii - d_in)/τ >= 0
-    weights = np.exp(exponents)
-    is_own = nearest == rows
-    # Σ_j without the anchor's 1, and without the own term
-    without_anchor = weights.copy()
-    without_anchor[rows, nearest] = 0
-    rest = without_anchor.sum(1)
-    without_own = weights.copy()
-    without_own[rows, rows] = 0
-    others = without_own.sum(1)
-    least = ((x - y[nearest]) ** 2).sum(1) / tau
+    def truths(self, tau: float, epses: Sequence[float]) -> list[Truth]:
+        """The truth for every ε."""
+        with np.errstate(under="ignore", over="ignore", divide="ignore"):
+            return self._truths(np.longdouble(tau), epses)
 
-    settings = [_normaliser(rest, least, eps) for eps in epses]
-    scales = np.stack([np.exp(-shift) / total for shift, total, _ in settings])
-    shares = [extra / total for _, total, extra in settings]
-    gx, gy = (np.zeros((len(epses), batch, features), np.longdouble) for _ in range(2))
-    for k in range(features):
-        pull = (without_own * (y[None, :, k] - y[:, k, None])).sum(1)
-        reach = scales @ (without_own * (x[:, k, None] - y[None, :, k]))
-        away = x[:, k] - y[:, k]
-        for e, share in enumerate(shares):
-            gx[e, :, k] = scales[e] * pull + share * away
-            gy[e, :, k] = reach[e] - (scales[e] * others + share) * away
-    for e, (shift, total, extra) in enumerate(settings):
-        # log1p where the own term is the largest: tiny losses keep their digits
-        small = np.log1p(rest + extra)
-        losses = np.where(is_own & (shift == 0), small, own + shift + np.log(total))
-        factor = 2 / (tau * batch)
-        yield Truth(losses, losses.mean(), factor * gx[e], factor * gy[e])
+    def _truths(self, tau: np.longdouble, epses: Sequence[float]) -> list[Truth]:
+        x, y, nearest = self.x, self.y, self.nearest
+        batch, features = x.shape
+        rows = np.arange(batch)
+        exponents = self.products / tau
+        own = -exponents[rows, rows]  # (d_ii - d_in)/τ >= 0
+        weights = np.exp(exponents)
+        # without the anchor's 1, and without the own term
+        anchors = weights[rows, nearest].copy()
+        weights[rows, nearest] = 0
+        rest = weights.sum(1)
+        weights[rows, nearest] = anchors
+        weights[rows, rows] = 0
+        others = weights.sum(1)
+
+        settings = [_normaliser(rest, self.least / tau, eps) for eps in epses]
+        scales = np.stack([np.exp(-shift) / total for shift, total, _ in settings])
+        shares = np.stack([extra / total for _, total, extra in settings])
+        gx, gy = (np.zeros((len(epses), batch, features), np.longdouble) for _ in range(2))
+        for k in range(features):
+            pull = (weights * (y[None, :, k] - y[:, k, None])).sum(1)
+            reach = scales @ (weights * (x[:, k, None] - y[None, :, k]))
+            away = x[:, k] - y[:, k]
+            gx[..., k] = scales * pull + shares * away
+            gy[..., k] = reach - (scales * others + shares) * away
+        found = []
+        for e, (shift, total, extra) in enumerate(settings):
+            # log1p where the own term is the largest: tiny losses keep their digits
+            small = np.log1p(rest + extra)
+            losses = np.where((nearest == rows) & (shift == 0), small, own + shift + np.log(total))
+            factor = 2 / (tau * batch)
+            found.append(Truth(losses, losses.mean(), factor * gx[e], factor * gy[e]))
+        return found
 
 
 def _normaliser(rest: Long, least: Long, eps: float) -> tuple[Long, Long, Long]:

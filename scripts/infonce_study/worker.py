@@ -2,11 +2,12 @@
 
     python -m scripts.infonce_study.worker JOB.json RESULT.json
 
-`JOB` is {"task": "times" | "memory", ...} with the arguments of that function; `RESULT` is what it returns.
+`JOB` is {"task": one of `TASKS`, ...} with the arguments of that function; `RESULT` is what it returns.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
@@ -153,7 +154,7 @@ def alternating(
     return samples
 
 
-def peaks(name: str, shapes: list[list[int]], impl: str = "auto") -> list[Any]:
+def peaks(name: str, shapes: list[list[int]]) -> list[int | str | None]:
     """Bytes by which one forward and backward pass raises resident memory, for each (B, D).
 
     None where the system keeps no account; a string where the call fails.
@@ -161,10 +162,7 @@ def peaks(name: str, shapes: list[list[int]], impl: str = "auto") -> list[Any]:
     found, missing = built([name])
     if missing:
         return [missing[name]] * len(shapes)
-    loss = found[name]
-    if impl != "auto":
-        loss = lambda x, y, tau: ours.loss(x, y, tau, 0.0, impl=impl)  # noqa: E731
-    return [_peak(loss, name, *shape) for shape in shapes]
+    return [_peak(found[name], name, *shape) for shape in shapes]
 
 
 def _peak(loss: Loss, name: str, batch: int, features: int) -> int | str | None:
@@ -180,7 +178,42 @@ def _peak(loss: Loss, name: str, batch: int, features: int) -> int | str | None:
         return reason(error)
 
 
-TASKS: dict[str, Callable[..., Any]] = {"times": times, "peaks": peaks}
+def growth(batches: list[int], seconds: float) -> dict[str, list[float]]:
+    """Samples of our loss of scalars, by batch size, all sizes in every round."""
+    runs: dict[str, Callable[[], object]] = {}
+    for batch in batches:
+        case = inputs(batch, 1, sphere=False)
+        runs[str(batch)] = lambda case=case: evaluate(METHODS["ours"].build(), case)
+        runs[str(batch)]()
+    repeats = {name: max(1, math.ceil(SAMPLE / timed(run, 1))) for name, run in runs.items()}
+    return alternating(runs, repeats, seconds)
+
+
+def curve(way: str, features: int, batches: list[int], longest: float) -> list[float | None]:
+    """Median seconds by batch size of one of our implementations or of another method.
+
+    None from the first size on whose call would be longer than `longest`, or which is not offered.
+    """
+    if way in METHODS:
+        loss = METHODS[way].build()
+    elif way in ours.implementations(features):
+        loss = functools.partial(ours.loss, eps=0.0, impl=way)
+    else:
+        return [None] * len(batches)
+    found: list[float | None] = []
+    for batch in batches:
+        case = inputs(batch, features, sphere=False)
+        evaluate(loss, case)
+        one = timed(lambda case=case: evaluate(loss, case), 1)
+        repeat = max(1, math.ceil(SAMPLE / one))
+        run = {"run": lambda case=case: evaluate(loss, case)}
+        found.append(median(alternating(run, {"run": repeat}, 0.0)["run"]))
+        if found[-1] > longest:
+            break
+    return found + [None] * (len(batches) - len(found))
+
+
+TASKS: dict[str, Callable[..., Any]] = {"times": times, "peaks": peaks, "growth": growth, "curve": curve}
 
 
 def main(source: str, target: str) -> None:
