@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from torchimpl.kernels.concordance import Pairs, Scaled, loss_gradient, loss_rows, scaled
-from torchimpl.kernels.concordance_blocks_cpu import GROUP, NEVER, Filter, Problem, kernel
+from torchimpl.kernels.concordance_blocks_cpu import GROUP, NEVER, Filter, Problem, Products, kernel
 
 # pairs times features up to which no pair is left out
 WHOLE = 1 << 20
@@ -36,7 +36,9 @@ ROWS_PER_PART = 128
 # float32 numbers in a block of S
 BLOCK = 1 << 17
 LONGEST_BLOCK = 32
-SINGLE = 2.0**-24
+SINGLE, DOUBLE = 2.0**-24, 2.0**-53
+# of an exponent from products, where the result will be rounded to float32
+EXPONENT_ERROR = 2.0**-30
 MOST, CAP = 0.99, 2.0
 LARGEST_NORM = 2.0**40
 # of so many points the filter's centre is found
@@ -145,9 +147,9 @@ def _evaluate(units: Scaled, cotangent: Tensor, eps: float, *, narrow: bool, slo
     inverse_tau = float(units.inverse_tau)
     block = min(max(4, BLOCK // batch // 4 * 4), LONGEST_BLOCK)
     known = make_filter(x, y, inverse_tau, block, narrow=narrow)
+    products = make_products(x, y, inverse_tau, narrow=narrow)
     # no power of two, whose multiples would share few places of a cache
-    width = batch + 8 + (-batch) % 16
-    columns = torch.empty(features, width, dtype=x.dtype)
+    columns = torch.empty(features, batch + (-batch) % GROUP + GROUP // 2, dtype=x.dtype)
     columns[:, :batch] = y.T
     losses, normaliser = torch.empty_like(cotangent), torch.empty(2, batch, dtype=x.dtype)
     nearest = torch.empty(batch, dtype=torch.int64)
@@ -159,7 +161,7 @@ def _evaluate(units: Scaled, cotangent: Tensor, eps: float, *, narrow: bool, slo
     by_source, by_feature = np.zeros((parts, size, features)), np.zeros((parts, features, size))
     log_eps = math.log(eps) if eps else -math.inf
     tasks = [
-        (problem, known, begin, end, block, inverse_tau, log_eps, by_source[part], by_feature[part])
+        (problem, known, products, begin, end, block, inverse_tau, log_eps, by_source[part], by_feature[part])
         for part, (begin, end) in enumerate(itertools.pairwise(borders))
     ]
     dense = _run(tasks)
@@ -182,6 +184,35 @@ def _run(tasks: list[tuple[object, ...]]) -> list[int]:
         return list(pool.map(lambda task: kernel(*task), tasks))
 
 
+def middle(y: Tensor) -> Tensor:
+    """Where most of the points are: any vector would do, this one keeps the bounds small."""
+    return y[:: -(-len(y) // SAMPLE)].median(0).values
+
+
+def make_products(x: Tensor, y: Tensor, inverse_tau: float, *, narrow: bool) -> Products:
+    """The centred points if exponents from float64 products are good enough for results in float32.
+
+    The bound is the filter's with the roundoff of float64, K + 8 for the same roundings and those of the centred points.
+    """
+    batch, features = x.shape
+    terms, width = features + (-features) % 4, batch + (-batch) % GROUP
+    rows, sources = torch.zeros(batch, terms, dtype=x.dtype), torch.zeros(terms, width, dtype=x.dtype)
+    bias = torch.zeros(width, dtype=x.dtype)
+    slack = math.inf
+    if narrow and batch * batch * features > WHOLE:
+        centre = middle(y)
+        rows[:, :features] = x - centre
+        sources[:features, :batch] = (y - centre).T
+        norm = torch.linalg.vector_norm(sources, dim=0)
+        bias = -0.5 * norm * norm
+        size, row_size = float(norm.max()), float(torch.linalg.vector_norm(rows, dim=1).max())
+        roundings = (terms + 8) * DOUBLE
+        slack = roundings / (1 - roundings) * (row_size * size + 0.5 * size * size) + features * 2.0**-1000
+    if 4.0 * inverse_tau * slack > EXPONENT_ERROR:
+        rows, sources, bias = rows[:0], sources[:, :0], bias[:0]
+    return Products(rows.numpy(), np.ascontiguousarray(sources.numpy()), bias.numpy(), slack)
+
+
 def make_filter(x: Tensor, y: Tensor, inverse_tau: float, block: int, *, narrow: bool) -> Filter:
     """The float32 points of all rows and sources; without any source where every pair is to be summed."""
     batch, features = x.shape
@@ -190,7 +221,7 @@ def make_filter(x: Tensor, y: Tensor, inverse_tau: float, block: int, *, narrow:
         empty = torch.empty(0, dtype=torch.float32)
         none = torch.empty(0, dtype=torch.int64)
         return _arrays(empty.view(0, terms), empty.view(terms, 0), empty, x.new_empty(0), none, 0.0)
-    centre = y[:: -(-batch // SAMPLE)].median(0).values
+    centre = middle(y)
     rows, sources = x - centre, y - centre
     row_norm, norm = torch.linalg.vector_norm(rows, dim=1), torch.linalg.vector_norm(sources, dim=1)
     cap = min(CAP * float(norm.kthvalue(math.ceil(MOST * batch)).values), LARGEST_NORM)

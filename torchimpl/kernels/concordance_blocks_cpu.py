@@ -25,11 +25,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from torchimpl.kernels.compiled import digest_of
-from torchimpl.kernels.elementary_cpu import CONTRACT, inlined, power_of_two, reduced
+from torchimpl.kernels.elementary_cpu import CONTRACT, exp
 
 Array = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Places = NDArray[np.int64]
+Quad = tuple[float, float, float, float]
 
 SOURCES = ("concordance_blocks_cpu", "elementary_cpu", "negative_binomial_constants")
 # sources, or entries of a block, worked on at a time: they stay in the first-level cache
@@ -43,7 +44,8 @@ DENSE = 0.25
 LONGEST_REST = 16
 # how often a row's anchor is chosen
 ANCHORS = 4
-LOWEST = -708.0
+# rows that are summed over all sources together
+BUNDLE = 16
 # below every S: no float32 sum overflows on the way
 NEVER = -1e30
 HUGE = 1e300
@@ -79,11 +81,13 @@ class Filter(NamedTuple):
     reach: float  # τ/2 times the exponent below the largest that no longer counts
 
 
-@inlined
-def weight(exponent: float) -> float:
-    """The exponential of an exponent below 709; 0 below -708, where subnormal numbers would be slow."""
-    n, growth = reduced(max(exponent, LOWEST))
-    return (1.0 + growth) * power_of_two(n) if exponent >= LOWEST else 0.0
+class Products(NamedTuple):
+    """Centred points for s_ij in float64, padded with zeros to K features; empty where that is not good enough."""
+
+    x: Array  # (B, K), K a multiple of 4
+    y: Array  # (K, width)
+    bias: Array  # (width,): -|y|²/2
+    slack: float  # bound of the error of s_ij
 
 
 @loops
@@ -216,17 +220,23 @@ def put_anchor(x: Array, points: Array, place: int, anchor: Array, high: Array, 
 
 
 @loops
-def exponents(points: Array, count: int, anchor: Array, high: Array, low: Array, total: Array) -> None:
-    """Evaluate τ/2 e_ij of one row for `count` sources."""
-    features = len(anchor)
+def add_exponents(points: Array, start: int, stop: int, local: Array, total: Array) -> None:
+    """Evaluate τ/2 e_ij of one row, whose anchor is in `local`, for a strip of sources."""
+    features = points.shape[0]
+    total[start:stop] = 0.0
+    whole = features - features % 4
+    for k in range(0, whole, 4):
+        add_features(points, k, start, stop, local[0], local[1], local[2], total)
+    for k in range(whole, features):
+        add_feature(points, k, start, stop, local[0], local[1], local[2], total)
+
+
+@loops
+def exponents(x: Array, points: Array, count: int, place: int, local: Array, total: Array) -> None:
+    """Evaluate τ/2 e_ij of one row for `count` sources, with the anchor at `place`."""
+    put_anchor(x, points, place, local[0], local[1], local[2])
     for start in range(0, count, STRIP):
-        stop = min(count, start + STRIP)
-        total[start:stop] = 0.0
-        whole = features - features % 4
-        for k in range(0, whole, 4):
-            add_features(points, k, start, stop, anchor, high, low, total)
-        for k in range(whole, features):
-            add_feature(points, k, start, stop, anchor, high, low, total)
+        add_exponents(points, start, min(count, start + STRIP), local, total)
 
 
 @summed
@@ -239,58 +249,92 @@ def add_up(values: Array) -> float:
 
 
 @loops
-def weights_of(total: Array, scale: float, top: float) -> None:
-    """Turn τ/2 e into exp(e - top)."""
-    for j in range(len(total)):
-        total[j] = weight(total[j] * scale - top)
+def weigh(total: Array, origin: float, scale: float, top: float) -> float:
+    """Turn τ/2 e + origin into exp(e - top) and return the sum."""
+    result = 0.0
+    for start in range(0, len(total), STRIP):
+        part = total[start : start + STRIP]
+        for j in range(len(part)):
+            part[j] = exp((part[j] - origin) * scale - top)
+        result += add_up(part)
+    return result
 
 
 @loops
 def choose_anchor(
     x: Array, points: Array, count: int, own: int, local: Array, total: Array
 ) -> tuple[int, float]:
-    """Find the nearest source, the own one where no other is nearer, and τ/2 e relative to it, in `total`.
+    """Find the nearest source, the own one where no other is nearer; τ/2 e relative to it replaces that to the own.
 
     Distances far beyond the differences that matter choose an anchor that only nears the nearest; the next
     choice, from exponents relative to it, is better. An exponent above 0 may remain: the second result.
     """
     place, top = own, 0.0
     for attempt in range(ANCHORS):
-        put_anchor(x, points, place, local[0], local[1], local[2])
-        exponents(points, count, local[0], local[1], local[2], total)
         top = largest(total[:count])
         if attempt == ANCHORS - 1 or (top <= 0.0 and (place == own or total[own] < 0.0)):
             break
         if total[own] >= top:
             place = own
         else:
-            for j in range(count):
-                if total[j] == top:
-                    place = j
-                    break
+            place = index_of(total, top)
+        exponents(x, points, count, place, local, total)
     return place, top
 
 
 @loops
-def row_moment(points: Array, weights: Array, count: int, k: int, origin: float, terms: Array) -> float:
-    """Σ_j weights_j (points_kj - origin)."""
-    p = points[k]
-    for j in range(count):
-        terms[j] = weights[j] * (p[j] - origin)
-    total: float = add_up(terms[:count])
+def index_of(values: Array, value: float) -> int:
+    """The first place of a value that is there."""
+    place = 0
+    while values[place] != value:
+        place += 1
+    return place
+
+
+@summed
+def moments_of_row(points: Array, weights: Array, k: int, a: float, b: float, c: float, d: float) -> tuple[
+    float, float, float, float
+]:  # fmt: skip
+    """Σ_j weights_j (points_j - origin) for four features from the k-th on, with their origins a ... d."""
+    p0, p1, p2, p3 = points[k], points[k + 1], points[k + 2], points[k + 3]
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+    for j in range(len(weights)):
+        w = weights[j]
+        s0 += w * (p0[j] - a)
+        s1 += w * (p1[j] - b)
+        s2 += w * (p2[j] - c)
+        s3 += w * (p3[j] - d)
+    return s0, s1, s2, s3
+
+
+@summed
+def moment_of_row(point: Array, weights: Array, origin: float) -> float:
+    """Σ_j weights_j (point_j - origin)."""
+    total = 0.0
+    for j in range(len(weights)):
+        total += weights[j] * (point[j] - origin)
     return total
 
 
-@loops
-def add_dense(columns: Array, weights: Array, count: int, factor: float, x: Array, sums: Array) -> None:
-    """sums[k, j] += factor·weights_j (x_k - y_jk) for all sources."""
-    for start in range(0, count, STRIP):
-        stop = min(count, start + STRIP)
-        w = weights[start:stop]
-        for k in range(len(x)):
-            y, s, v = columns[k, start:stop], sums[k, start:stop], x[k]
-            for j in range(stop - start):
-                s[j] += (factor * w[j]) * (v - y[j])
+@summed
+def add_strip(
+    p: Array, s: Array, weights: Array, q: int, start: int, stop: int, y: Quad, x: Quad
+) -> Quad:
+    """One feature of a strip of sources p and four rows: s_j += Σ_q w_qj (x_q - p_j), return Σ_j w_qj (p_j - y_q)."""
+    w0, w1 = weights[q, start:stop], weights[q + 1, start:stop]
+    w2, w3 = weights[q + 2, start:stop], weights[q + 3, start:stop]
+    y0, y1, y2, y3 = y
+    x0, x1, x2, x3 = x
+    v, t = p[start:stop], s[start:stop]
+    m0, m1, m2, m3 = 0.0, 0.0, 0.0, 0.0
+    for j in range(stop - start):
+        at, a, b, c, d = v[j], w0[j], w1[j], w2[j], w3[j]
+        t[j] += (a * (x0 - at) + b * (x1 - at)) + (c * (x2 - at) + d * (x3 - at))
+        m0 += a * (at - y0)
+        m1 += b * (at - y1)
+        m2 += c * (at - y2)
+        m3 += d * (at - y3)
+    return m0, m1, m2, m3
 
 
 @loops
@@ -336,75 +380,188 @@ def settle(
 
 
 @loops
-def sum_row(
-    problem: Problem, i: int, points: Array, count: int, own: int, inverse_tau: float, log_eps: float, local: Array,
-    space: Array,
-) -> tuple[int, float, float]:  # fmt: skip
-    """One row over `count` sources: loss, normaliser and slope by x; weights of the others stay in space[0].
+def normalise(
+    problem: Problem, i: int, points: Array, own: int, place: int, origin: float, top: float, own_term: float,
+    inverse_tau: float, log_eps: float, weights: Array,
+) -> tuple[float, float, float]:  # fmt: skip
+    """From τ/2 e + origin to the weights of all but the own source, and the row's loss and normaliser.
+
+    Args:
+        problem: the batch.
+        i: the row.
+        points: (D, count), the sources.
+        own: place of the row's own source.
+        place: that of the anchor.
+        origin: what is added to the exponents.
+        top: τ/2 times the largest exponent.
+        own_term: τ/2 times that of the own source.
+        inverse_tau: 1/τ.
+        log_eps: log ε.
+        weights: (count,), the exponents; result.
 
     Returns:
-        The anchor's place, p of a source of weight 1, and p of all but the own source.
+        p of a source of weight 1, p of all but the own source, and p of ε.
     """
-    weights, x = space[0], problem.x[i]
-    place, top = choose_anchor(x, points, count, own, local, weights)
-    scale = 2.0 * inverse_tau
-    square = 0.0
+    x, scale, square = problem.x[i], 2.0 * inverse_tau, 0.0
     for k in range(len(x)):
         away = x[k] - points[k, place]
         square += away * away
     top *= scale
-    own_exponent = weights[own] * scale
-    weights_of(weights[:count], scale, top)
-    anchor_weight = weights[place]
-    weights[place] = 0.0
-    others = add_up(weights[:count])
-    # without rounding top is 0 and so is the last term
+    # no weight: the anchor's is 1, but for rounding, and would take the digits of the others
+    weights[place] = -HUGE
+    others = weigh(weights, origin, scale, top)
     share, eps_share = settle(
-        problem, i, others + math.expm1(-top), top, own_exponent, square * inverse_tau, log_eps
+        problem, i, others + math.expm1(-top), top, own_term * scale, square * inverse_tau, log_eps
     )
-    weights[place] = anchor_weight
+    weights[place] = math.exp(-top)
     weights[own] = 0.0
     if place != own:
-        others = add_up(weights[:count])
-    if len(problem.slope) > 0:
-        for k in range(len(x)):
-            origin = points[k, own]
-            moment = row_moment(points, weights, count, k, origin, space[1])
-            problem.slope[i, k] = problem.cotangent[i] * (eps_share * (x[k] - origin) + share * moment)
-    return place, share, others * share + eps_share
+        others = add_up(weights)
+    return share, others * share + eps_share, eps_share
 
 
 @loops
-def sum_dense(
-    problem: Problem, i: int, inverse_tau: float, log_eps: float, local: Array, space: Array, by_feature: Array
-) -> None:
-    """One row over all sources."""
-    count, x = len(problem.x), problem.x[i]
-    place, share, others = sum_row(
-        problem, i, problem.columns, count, i, inverse_tau, log_eps, local, space
-    )
-    problem.nearest[i] = place
-    if len(problem.slope) > 0:
-        add_dense(problem.columns, space[0], count, problem.cotangent[i] * share, x, by_feature)
-        for k in range(len(x)):
-            by_feature[k, i] -= problem.cotangent[i] * others * (x[k] - problem.y[i, k])
+def anchor_by_products(
+    known: Products, s: Array, x: Array, points: Array, own: int, local: Array
+) -> tuple[int, float, float, float]:
+    """The anchor from s_j of one row: its place and s_j, τ/2 e at most and, exact, of the own source."""
+    place, top = own, largest(s)
+    # nearest up to the error: a tie is the own source's
+    if s[own] < top - 2.0 * known.slack:
+        place = index_of(s, top)
+    origin = s[place]
+    put_anchor(x, points, place, local[0], local[1], local[2])
+    own_term = 0.0
+    for k in range(len(x)):
+        v = points[k, own]
+        own_term += (v - local[0, k]) * ((local[1, k] - 0.5 * v) + local[2, k])
+    return place, origin, max(top - origin, own_term), own_term
+
+
+@loops
+def fill_products(known: Products, rows: Places, s: Array) -> None:
+    """s_ij of a bundle of rows."""
+    a = np.empty((len(rows), known.x.shape[1]))
+    for q in range(len(rows)):
+        a[q] = known.x[rows[q]]
+    for start in range(0, len(known.bias), STRIP):
+        stop = min(len(known.bias), start + STRIP)
+        for q in range(0, len(rows), 4):
+            for l in range(q, q + 4):
+                s[l, start:stop] = known.bias[start:stop]
+            for k in range(0, a.shape[1], 4):
+                add_products(a, known.y, s, q, k, start, stop)
+
+
+@loops
+def add_moments(problem: Problem, rows: Places, weights: Array, moments: Array, by_feature: Array) -> None:
+    """moments_qk += Σ_j w_qj (y_jk - y_ik) and by_feature_kj += Σ_q w_qj (x_ik - y_jk), i = rows[q]."""
+    points, x, y, count = problem.columns, problem.x, problem.y, len(problem.x)
+    for start in range(0, count, STRIP):
+        stop = min(count, start + STRIP)
+        for q in range(0, len(rows), 4):
+            r0, r1, r2, r3 = rows[q], rows[q + 1], rows[q + 2], rows[q + 3]
+            for k in range(x.shape[1]):
+                m0, m1, m2, m3 = add_strip(
+                    points[k],
+                    by_feature[k],
+                    weights,
+                    q,
+                    start,
+                    stop,
+                    (y[r0, k], y[r1, k], y[r2, k], y[r3, k]),
+                    (x[r0, k], x[r1, k], x[r2, k], x[r3, k]),
+                )
+                moments[q, k] += m0
+                moments[q + 1, k] += m1
+                moments[q + 2, k] += m2
+                moments[q + 3, k] += m3
+
+
+@loops
+def sum_bundle(
+    problem: Problem, known: Products, rows: Places, used: int, inverse_tau: float, log_eps: float, local: Array,
+    bundle: Array, by_feature: Array,
+) -> None:  # fmt: skip
+    """A bundle of rows over all sources.
+
+    Args:
+        problem: the batch.
+        known: how to find the exponents by products, with no source where they are not good enough.
+        rows: a multiple of four; those from `used` on repeat another one and count for nothing.
+        used: how many rows count.
+        inverse_tau: 1/τ.
+        log_eps: log ε.
+        local: (rows, 3, D), work space.
+        bundle: (rows, >= B), work space.
+        by_feature: added to, τ/2 dL/dy.
+    """
+    points, count = problem.columns, len(problem.x)
+    if len(known.bias) > 0:
+        fill_products(known, rows, bundle)
+    else:
+        for q in range(used):
+            put_anchor(problem.x[rows[q]], points, rows[q], local[q, 0], local[q, 1], local[q, 2])
+        for start in range(0, count, STRIP):
+            for q in range(used):
+                add_exponents(points, start, min(count, start + STRIP), local[q], bundle[q])
+    eps_share, others = np.zeros(used), np.zeros(used)
+    for q in range(used):
+        i, weights, x = rows[q], bundle[q, :count], problem.x[rows[q]]
+        if len(known.bias) > 0:
+            place, origin, top, own_term = anchor_by_products(known, weights, x, points, i, local[q])
+        else:
+            place, top = choose_anchor(x, points, count, i, local[q], weights)
+            origin, own_term = 0.0, weights[i]
+        problem.nearest[i] = place
+        share, others[q], eps_share[q] = normalise(
+            problem, i, points, i, place, origin, top, own_term, inverse_tau, log_eps, weights
+        )
+        for j in range(count):
+            weights[j] *= share * problem.cotangent[i]
+    if len(problem.slope) == 0:
+        return
+    bundle[used : len(rows)] = 0.0
+    moments = np.zeros((len(rows), problem.x.shape[1]))
+    add_moments(problem, rows, bundle, moments, by_feature)
+    for q in range(used):
+        i = rows[q]
+        for k in range(problem.x.shape[1]):
+            away = problem.x[i, k] - problem.y[i, k]
+            problem.slope[i, k] = problem.cotangent[i] * eps_share[q] * away + moments[q, k]
+            by_feature[k, i] -= problem.cotangent[i] * others[q] * away
 
 
 @loops
 def sum_sparse(
-    problem: Problem, i: int, places: Places, found: int, inverse_tau: float, log_eps: float, local: Array, space: Array,
-    room: Array, by_source: Array,
+    problem: Problem, i: int, places: Places, found: int, inverse_tau: float, log_eps: float, local: Array,
+    weights: Array, room: Array, by_source: Array,
 ) -> None:  # fmt: skip
     """One row over its candidates, the own source first."""
-    x = problem.x[i]
-    points = room[: len(x) * found].reshape(len(x), found)
+    x, features = problem.x[i], problem.x.shape[1]
+    points = room[: features * found].reshape(features, found)
     gather(problem.y, places, found, points)
-    place, share, others = sum_row(problem, i, points, found, 0, inverse_tau, log_eps, local, space)
+    exponents(x, points, found, 0, local, weights)
+    place, top = choose_anchor(x, points, found, 0, local, weights)
     problem.nearest[i] = places[place]
-    if len(problem.slope) > 0:
-        add_sparse(problem.y, places, space[0], found, problem.cotangent[i] * share, x, by_source)
-        for k in range(len(x)):
-            by_source[i, k] -= problem.cotangent[i] * others * (x[k] - problem.y[i, k])
+    share, others, eps_share = normalise(
+        problem, i, points, 0, place, 0.0, top, weights[0], inverse_tau, log_eps, weights[:found]
+    )
+    if len(problem.slope) == 0:
+        return
+    cotangent, own, slope, moment = problem.cotangent[i], problem.y[i], problem.slope[i], local[0]
+    add_sparse(problem.y, places, weights, found, cotangent * share, x, by_source)
+    whole = features - features % 4
+    for k in range(0, whole, 4):
+        moment[k], moment[k + 1], moment[k + 2], moment[k + 3] = moments_of_row(
+            points, weights[:found], k, own[k], own[k + 1], own[k + 2], own[k + 3]
+        )
+    for k in range(whole, features):
+        moment[k] = moment_of_row(points[k], weights[:found], own[k])
+    for k in range(features):
+        away = x[k] - own[k]
+        slope[k] = cotangent * (eps_share * away + share * moment[k])
+        by_source[i, k] -= cotangent * others * away
 
 
 def compiled(key: str) -> Any:
@@ -412,8 +569,8 @@ def compiled(key: str) -> Any:
 
     @njit(nogil=True, cache=True, error_model="numpy", fastmath=set(CONTRACT))
     def kernel(
-        problem: Problem, known: Filter, begin: int, end: int, block: int, inverse_tau: float, log_eps: float,
-        by_source: Array, by_feature: Array,
+        problem: Problem, known: Filter, products: Products, begin: int, end: int, block: int, inverse_tau: float,
+        log_eps: float, by_source: Array, by_feature: Array,
     ) -> int:  # fmt: skip
         """Rows begin ... end - 1; what they add to τ/2 dL/dy is split among by_source (B, D) and by_feature (D, B).
 
@@ -422,34 +579,45 @@ def compiled(key: str) -> Any:
         """
         count, features, width = len(problem.x), problem.x.shape[1], len(known.bias)
         s, maxima = np.empty((block, width), np.float32), np.empty((block, width // GROUP), np.float32)
-        places, local, space = np.empty(count + GROUP, np.int64), np.empty((3, features)), np.empty((2, count))
+        places, local, weights = np.empty(count + GROUP, np.int64), np.empty((BUNDLE, 3, features)), np.empty(count)
         room = np.empty(features * (int(DENSE * count) + len(known.outliers) + GROUP))
-        dense_rows, rest, next_rest = 0, 0, 1
-        if len(key) == 0 or width == 0:
+        bundle, rows = np.empty((BUNDLE, problem.columns.shape[1])), np.empty(BUNDLE, np.int64)
+        dense_rows, waiting, rest, next_rest = 0, 0, 0, 1
+        if width == 0:
             rest = count
         for first in range(begin, end, block):
             last = min(end, first + block)
-            dense_here = 0
-            filtered = rest == 0
+            dense_before, filtered = dense_rows, rest == 0
             if filtered:
                 fill_block(known, first, last, s, maxima)
             for i in range(first, last):
                 found = -1
                 if filtered and known.slack[i] < math.inf:
                     found = find_candidates(known, i, count, s[i - first], maxima[i - first], places)
-                if found < 0:
-                    sum_dense(problem, i, inverse_tau, log_eps, local, space, by_feature)
-                    dense_here += 1
+                if found >= 0:
+                    sum_sparse(
+                        problem, i, places, found, inverse_tau, log_eps, local[0], weights, room, by_source
+                    )
                     continue
-                sum_sparse(problem, i, places, found, inverse_tau, log_eps, local, space, room, by_source)
-            dense_rows += dense_here
+                rows[waiting] = i
+                waiting += 1
+                dense_rows += 1
+                if waiting == BUNDLE:
+                    sum_bundle(
+                        problem, products, rows, waiting, inverse_tau, log_eps, local, bundle, by_feature
+                    )
+                    waiting = 0
             if not filtered:
                 rest -= 1
-            elif 2 * dense_here > last - first:
+            elif 2 * (dense_rows - dense_before) > last - first:
                 rest, next_rest = next_rest, min(2 * next_rest, LONGEST_REST)
             else:
                 next_rest = 1
-        return dense_rows
+        if waiting > 0:
+            rows[waiting:] = rows[0]
+            rows = rows[: waiting + (-waiting) % 4]
+            sum_bundle(problem, products, rows, waiting, inverse_tau, log_eps, local, bundle, by_feature)
+        return dense_rows + 0 * len(key)
 
     return kernel
 
