@@ -23,9 +23,9 @@ from torchimpl.kernels.concordance_sorted_sums import sum_kernel, window_kernel
 
 ROWS_PER_PART = 4096
 MOST_PARTS = 8
-# up to so many rows every source with a weight that is a normal number counts
+# up to so many rows every source with a weight above 0 counts
 WHOLE = 512
-LARGEST_EXPONENT = 708.0
+LARGEST_EXPONENT = 746.0
 
 
 def rows_sorted(x: Tensor, y: Tensor, settings: Settings) -> Four:

@@ -40,6 +40,8 @@ STRIP = 1024
 # exponents in a block differ by at most so much: none of its exponentials leaves the range
 SPREAD = 100.0
 LOWEST = -708.0
+# the exponential of this is 0
+LEAST = -746.0
 FACTORIALS = np.array([1.0 / math.factorial(m) for m in range(TERMS)])
 
 compiled = njit(nogil=True, error_model="numpy", fastmath=set(CONTRACT))
@@ -140,7 +142,7 @@ def widened(rows: Rows, i: int, sources: Array, scale: float, cut_off: float) ->
         most = scale * excess(high, low, n, sources[place - 1])
     if place + 1 < len(sources):
         most = max(most, scale * excess(high, low, n, sources[place + 1]))
-    least = max(most - cut_off, LOWEST)
+    least = max(most - cut_off, LEAST)
     while first > 0 and scale * excess(high, low, n, sources[first - 1]) >= least:
         first -= 1
     while last < len(sources) and scale * excess(high, low, n, sources[last]) >= least:
@@ -257,11 +259,12 @@ def strip_of_sources(
 ) -> None:
     """Weights and places in [-1, 1] of sources in the block around `middle`, seen from the group's centre."""
     apart = 2.0 * (centre - middle)
-    inverse = 1.0 / radius if radius > 0.0 else 0.0
+    # a quotient, not a product with 1/radius: that one overflows for subnormal numbers
+    divisor = radius if radius > 0.0 else 1.0
     for j in range(len(sources)):
         v = sources[j] - middle
         weights[j] = weight(0.5 * scale * v * (apart - v))
-        z[j] = v * inverse
+        z[j] = v / divisor
 
 
 @compiled
@@ -270,8 +273,8 @@ def strip_of_rows(
     weights: Array, t: Array,
 ) -> None:  # fmt: skip
     """Weights of the point `middle` for rows of a group, and their places in [-1, 1]."""
-    inverse = 1.0 / radius if radius > 0.0 else 0.0
+    divisor = radius if radius > 0.0 else 1.0
     x, n, high, low = rows.x[start:stop], rows.anchor[start:stop], rows.high[start:stop], rows.low[start:stop]
     for i in range(stop - start):
         weights[i] = weight(scale * excess(high[i], low[i], n[i], middle))
-        t[i] = (x[i] - centre) * inverse
+        t[i] = (x[i] - centre) / divisor

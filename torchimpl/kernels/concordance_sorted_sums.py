@@ -34,10 +34,9 @@ from torchimpl.kernels.concordance_sorted import (
     strip_of_rows,
     strip_of_sources,
     taylor,
-    weight,
     widened,
 )
-from torchimpl.kernels.elementary_cpu import CONTRACT
+from torchimpl.kernels.elementary_cpu import CONTRACT, exp
 
 SOURCES = (
     "concordance_sorted",
@@ -97,7 +96,7 @@ def sum_row(
     high, low, n, x = rows.high[i], rows.low[i], rows.anchor[i], rows.x[i]
     for j in range(first, last):
         ahead[j - first] = sources[j] - n
-        weights[j - first] = weight(scale * excess(high, low, n, sources[j]))
+        weights[j - first] = exp(scale * excess(high, low, n, sources[j]))
     weights[place - first] = 0.0
     rest, moment = rest_and_moment(weights, ahead, last - first)
     share, eps_share = settle(rows, i, rest, moment, scale, log_eps)
