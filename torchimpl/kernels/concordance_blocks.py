@@ -16,8 +16,8 @@ they would make the bound useless for all others. So is a row beyond LARGEST_NOR
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -25,7 +25,9 @@ import torch
 from torch import Tensor
 
 from torchimpl.kernels.concordance import Pairs, Scaled, loss_gradient, loss_rows, scaled
-from torchimpl.kernels.concordance_blocks_cpu import GROUP, NEVER, Filter, Problem, Products, kernel
+from torchimpl.kernels.concordance_blocks_cpu import kernel
+from torchimpl.kernels.concordance_blocks_cpu_filter import GROUP, NEVER, Array, Filter, Products
+from torchimpl.kernels.concordance_blocks_cpu_pairs import Problem
 
 # pairs times features up to which no pair is left out
 WHOLE = 1 << 20
@@ -45,6 +47,7 @@ LARGEST_NORM = 2.0**40
 SAMPLE = 1024
 
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]
+_Sums = tuple[Array, Array | None]
 
 
 def rows_blocks(x: Tensor, y: Tensor, tau: float, eps: float, *, narrow: bool, slopes: bool) -> Rows:
@@ -157,31 +160,34 @@ def _evaluate(units: Scaled, cotangent: Tensor, eps: float, *, narrow: bool, slo
     problem = Problem(*(t.numpy() for t in (x, y, columns, cotangent, losses, nearest, normaliser, by_row)))
     parts = max(1, min(PARTS, batch // ROWS_PER_PART))
     borders = [batch * part // parts for part in range(parts + 1)]
-    size = batch if slopes else 0
-    by_source, by_feature = np.zeros((parts, size, features)), np.zeros((parts, features, size))
     log_eps = math.log(eps) if eps else -math.inf
-    tasks = [
-        (problem, known, products, begin, end, block, inverse_tau, log_eps, by_source[part], by_feature[part])
-        for part, (begin, end) in enumerate(itertools.pairwise(borders))
-    ]
-    dense = _run(tasks)
+    size = batch if slopes else 0
+
+    def run(part: int) -> tuple[Array, Array | None]:
+        by_source, by_feature = np.zeros((size, features)), np.zeros((features, size))
+        rows = borders[part], borders[part + 1], block
+        dense = kernel(problem, known, products, *rows, inverse_tau, log_eps, by_source, by_feature)
+        return by_source, by_feature if dense else None
+
+    total = np.zeros((size, features))
+    for by_source, by_feature in _in_order(run, parts):
+        total += by_source
+        if by_feature is not None:
+            total += by_feature.T
     if not slopes:
         return losses, nearest, normaliser, x.new_empty(2, 0, features)
-    total = by_source.sum(0)
-    for part, rows in enumerate(dense):
-        if rows:
-            total += by_feature[part].T
     return losses, nearest, normaliser, torch.stack((by_row, torch.from_numpy(total)))
 
 
-def _run(tasks: list[tuple[object, ...]]) -> list[int]:
-    """All tasks on up to `torch.get_num_threads()` threads; what each returns."""
-    threads = min(torch.get_num_threads(), len(tasks))
+def _in_order(run: Callable[[int], _Sums], parts: int) -> Iterator[_Sums]:
+    """run(0), run(1), ... on up to `torch.get_num_threads()` threads."""
+    threads = min(torch.get_num_threads(), parts)
     if threads == 1:
-        return [kernel(*task) for task in tasks]
+        yield from map(run, range(parts))
+        return
     # threads of this call only: nothing is left that a fork could inherit
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda task: kernel(*task), tasks))
+        yield from pool.map(run, range(parts))
 
 
 def middle(y: Tensor) -> Tensor:
