@@ -23,6 +23,8 @@ WHOLE = 512
 LARGEST_EXPONENT = 708.0
 # beyond, the sources that are left out of a row weigh less than 2^-60 together
 LEFT_OUT = 60.0 * math.log(2.0)
+# cost of a pair alone in terms of that of a row or source of a block
+PAIR_COST = 1.0 / 12.0
 
 
 def curvature_sorted(
@@ -99,11 +101,11 @@ def curvature_sorted(
     )
     lengths = Units(2.0 * inverse_tau, float(units.gradient_factor), float(units.two_over_tau))
     window = LARGEST_EXPONENT if batch <= WHOLE else math.log(batch) + LEFT_OUT
-    second_kernel(rows, sources, lengths, found, 0.5 * window / inverse_tau)
+    second_kernel(rows, sources, lengths, found, 0.5 * window / inverse_tau, PAIR_COST)
     return (
         _back(rows.slope, order_x),
         _back(rows.by_x, order_x)[:, None],
-        _back(sources.by_y, order_y)[:, None],
+        _back(sources.by_y, order_y)[:, None] * units.two_over_tau,
     )
 
 

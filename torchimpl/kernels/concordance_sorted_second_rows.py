@@ -2,10 +2,11 @@
 
 The gradient of Σ_i c_i L_i is taken along (ux, uy). With n the source nearest to row x and un its uy,
 
-    b_j = 2/τ (x-y_j)(ux-uy_j),   b_j - b_n = 2/τ [(n-y_j)(ux-uy_j) + (x-n)(un-uy_j)]
+    b_j = (x-y_j)(ux-uy_j),   b_j - b_n = (n-y_j)(ux-uy_j) + (x-n)(un-uy_j)
 
-are slopes of d_j/τ; the second form does not cancel where the row is far from every source. All slopes are
-counted from that of what weighs most: the nearest source, or ε, whose slope is 0.
+are τ/2 times the slopes of d_j/τ; the second form does not cancel where the row is far from every source. All
+slopes are counted from that of what weighs most: the nearest source, or ε, whose slope is 0. Factors 2/τ come
+last, so that no τ makes a product overflow or underflow that the result does not.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class SecondSources(NamedTuple):
 
     y: Array
     u: Array  # uy
-    by_y: Array  # result, added to
+    by_y: Array  # result, added to: what is multiplied by 2/τ
 
 
 class Units(NamedTuple):
@@ -52,10 +53,10 @@ class Units(NamedTuple):
 
 
 @compiled
-def own_slope(rows: SecondRows, i: int, units: Units) -> float:
+def own_slope(rows: SecondRows, i: int) -> float:
     """b_own - b_n of a row."""
     n, u, own, u_own = rows.anchor[i], rows.u[i], rows.own[i], rows.u_own[i]
-    slope: float = units.length * ((n - own) * (u - u_own) + (rows.x[i] - n) * (rows.u_anchor[i] - u_own))
+    slope: float = (n - own) * (u - u_own) + (rows.x[i] - n) * (rows.u_anchor[i] - u_own)
     return slope
 
 
@@ -63,9 +64,10 @@ def own_slope(rows: SecondRows, i: int, units: Units) -> float:
 def set_slope(rows: SecondRows, i: int, units: Units, mean: float) -> None:
     """Write the derivative of the loss from the mean slope, counted from ε or from the anchor."""
     if rows.eps_share[i] > 0.5:
-        rows.slope[i] = units.length * (rows.x[i] - rows.own[i]) * (rows.u[i] - rows.u_own[i]) - mean
+        slope = (rows.x[i] - rows.own[i]) * (rows.u[i] - rows.u_own[i])
     else:
-        rows.slope[i] = own_slope(rows, i, units) - mean
+        slope = own_slope(rows, i)
+    rows.slope[i] = units.length * (slope - mean)
 
 
 @compiled
@@ -80,20 +82,20 @@ def set_by_x(rows: SecondRows, i: int, units: Units, first: float, second: float
         second: Σ q (x - y), that of ε left out.
     """
     first += rows.eps_share[i] * (rows.u[i] - rows.u_own[i])
-    rows.by_x[i] = rows.cotangent[i] * (first * units.number + second * units.length)
+    rows.by_x[i] = rows.cotangent[i] * (units.number * (first + units.area * second))
 
 
 @compiled
 def weigh_sources(
-    y: Array, uy: Array, x: float, u: float, n: float, un: float, share: float, shift: float, units: Units,
+    y: Array, uy: Array, x: float, u: float, n: float, un: float, share: float, shift: float, area: float,
     p: Array, slopes: Array,
 ) -> None:  # fmt: skip
     """Probabilities of the sources of one row and their slopes, b_j - b_n + shift."""
     high, low = halves(x, n)
     away = x - n
     for j in range(len(y)):
-        p[j] = share * weight(units.area * excess(high, low, n, y[j]))
-        slope = units.length * ((n - y[j]) * (u - uy[j]) + away * (un - uy[j])) + shift
+        p[j] = share * weight(area * excess(high, low, n, y[j]))
+        slope = (n - y[j]) * (u - uy[j]) + away * (un - uy[j]) + shift
         # a source without weight contributes nothing, whatever its slope
         slopes[j] = slope if p[j] > 0.0 else 0.0
 
@@ -122,20 +124,12 @@ def second_moments(
 
 @compiled
 def add_to_columns(
-    y: Array,
-    uy: Array,
-    x: float,
-    u: float,
-    cotangent: float,
-    units: Units,
-    p: Array,
-    q: Array,
-    columns: Array,
+    y: Array, uy: Array, x: float, u: float, cotangent: float, area: float, p: Array, q: Array, columns: Array
 ) -> None:
-    """Add c [2/τ p_j (u - uy_j) - 2/τ q_j (x - y_j)] to every source of a row."""
+    """Add c [p_j (u - uy_j) - 2/τ q_j (x - y_j)] to every source of a row."""
     for j in range(len(y)):
-        first = p[j] * units.number * (u - uy[j]) if p[j] > 0.0 else 0.0
-        columns[j] += cotangent * (first - q[j] * units.length * (x - y[j]))
+        first = p[j] * (u - uy[j]) if p[j] > 0.0 else 0.0
+        columns[j] += cotangent * (first - area * q[j] * (x - y[j]))
 
 
 @compiled
@@ -148,9 +142,9 @@ def second_row(
     y, uy = sources.y[window], sources.u[window]
     x, u, n, un = rows.x[i], rows.u[i], rows.anchor[i], rows.u_anchor[i]
     eps_share = rows.eps_share[i]
-    anchor_slope = units.length * (x - n) * (u - un)
+    anchor_slope = (x - n) * (u - un)
     origin = 0.0 if eps_share > 0.5 else anchor_slope
-    weigh_sources(y, uy, x, u, n, un, rows.share[i], anchor_slope - origin, units, p, slopes)
+    weigh_sources(y, uy, x, u, n, un, rows.share[i], anchor_slope - origin, units.area, p, slopes)
     mean = mean_of(p, slopes, count) - eps_share * origin
     set_slope(rows, i, units, mean)
     own = rows.own_place[i] - rows.first[i]
@@ -161,8 +155,8 @@ def second_row(
         p[own] = 0.0
     for j in range(count):
         others += p[j]
-    add_to_columns(y, uy, x, u, rows.cotangent[i], units, p, slopes, sources.by_y[window])
-    sources.by_y[rows.own_place[i]] -= rows.cotangent[i] * others * units.number * (u - rows.u_own[i])
+    add_to_columns(y, uy, x, u, rows.cotangent[i], units.area, p, slopes, sources.by_y[window])
+    sources.by_y[rows.own_place[i]] -= rows.cotangent[i] * others * (u - rows.u_own[i])
 
 
 @compiled
@@ -185,8 +179,8 @@ def settle(rows: SecondRows, i: int, units: Units, mean_u: float, sums: Array, p
     t0, t1, t2 = sums[3, place] - shift * s0, sums[4, place] - shift * s1, sums[5, place] - shift * s2
     share, eps_share = rows.share[i], rows.eps_share[i]
     away, along = rows.x[i] - rows.anchor[i], rows.u[i] - rows.u_anchor[i]
-    anchor_slope = units.length * away * along
-    ahead = share * units.length * (t1 - away * t0 - along * s1)
+    anchor_slope = away * along
+    ahead = share * (t1 - away * t0 - along * s1)
     rest: float
     if eps_share > 0.5:
         mean = ahead + share * s0 * anchor_slope
@@ -196,6 +190,6 @@ def settle(rows: SecondRows, i: int, units: Units, mean_u: float, sums: Array, p
         rest, total = -mean, anchor_slope + mean
     set_slope(rows, i, units, mean)
     first = share * (t0 + s0 * (rows.u_anchor[i] - rows.u_own[i]))
-    second = share * (units.length * (t2 - away * t1 - along * s2) + rest * s1)
+    second = share * (t2 - away * t1 - along * s2 + rest * s1)
     set_by_x(rows, i, units, first, eps_share * total * away - second)
     return rest
