@@ -9,7 +9,7 @@ export HYPOTHESIS_PROFILE := $(PROFILE)
 # numba does not notice a changed kernel in another module: compiled code is kept by the sources' checksum
 export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell cat refimpl/*.py | cksum | cut -d" " -f1)
 
-.PHONY: help setup verify test bench lint format accuracy mutants sharpness strategies gallery faults tables docs data clean
+.PHONY: help setup verify test bench lint format accuracy infonce mutants sharpness strategies gallery faults tables docs data clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ sharpness: $(READY) ## try 100,000 cases against the error bounds and write how 
 
 accuracy: $(READY) ## hold the negative-binomial CDF against 50 digits and beside other packages
 	$(BIN)/python scripts/accuracy.py --write $(ARGS)
+
+infonce: $(READY) ## time, memory and accuracy of InfoNCE beside other ways to it
+	$(BIN)/python scripts/infonce.py all --write $(ARGS)
 
 strategies: $(READY) ## write which weakness every family of inputs finds
 	$(BIN)/python scripts/strategies.py --write $(ARGS)

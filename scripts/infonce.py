@@ -59,7 +59,7 @@ def run_accuracy(options: argparse.Namespace, bar: Progress) -> tuple[str, bool]
     """Errors by layout; whether the targets are met."""
     sizes = {features: max(2, round(batch * options.scale)) for features, batch in accuracy.SIZES.items()}
     # the longest first, so that no process is left alone with it
-    units = sorted(accuracy.units(sizes), key=lambda unit: -sizes[unit.features] ** 2 * unit.features)
+    units = sorted(accuracy.units(sizes), key=lambda unit: -(sizes[unit.features] ** 2) * unit.features)
     task = bar.add_task("accuracy", total=len(units))
     study = {}
     work = [(accuracy.measure, (unit, sizes[unit.features])) for unit in units]

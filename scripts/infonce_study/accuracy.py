@@ -173,7 +173,9 @@ def chosen(study: Study, **wanted: object) -> Iterator[Errors]:
     """The errors of every unit and setting with the wanted properties."""
     for unit, settings in study.items():
         for setting, found in settings.items():
-            if all(getattr(setting if key in Setting._fields else unit, key) == v for key, v in wanted.items()):
+            if all(
+                getattr(setting if key in Setting._fields else unit, key) == v for key, v in wanted.items()
+            ):
                 yield found
 
 

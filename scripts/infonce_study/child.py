@@ -21,7 +21,7 @@ def ask(python: str, task: str, **arguments: Any) -> Any:
     Raises:
         RuntimeError: the process failed; with the end of what it printed.
     """
-    threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"), "1")
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, **threads, **ENVIRONMENT, "PYTHONPATH": path}
     with tempfile.TemporaryDirectory() as folder:

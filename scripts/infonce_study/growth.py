@@ -42,7 +42,7 @@ STEPS = 2 + len(CURVES)
 
 
 class Growth(NamedTuple):
-    """Seconds and bytes of our loss of scalars by batch size, the ratio of two sizes, and the curves' seconds."""
+    """Seconds and bytes of our loss of scalars by batch size, the ratio of two sizes, the curves."""
 
     seconds: dict[int, float]
     peaks: dict[int, int | str | None]

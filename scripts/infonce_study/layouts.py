@@ -97,7 +97,9 @@ def count_residuals(rng: np.random.Generator, batch: int, features: int) -> Batc
 
 def magnitudes(rng: np.random.Generator, batch: int, features: int) -> Batch:
     """Of either sign and any size from 1e-30 to 1e30; half of the sources near their rows."""
-    x, far = rng.choice([-1.0, 1.0], (2, batch, features)) * 10.0 ** rng.uniform(-30, 30, (2, batch, features))
+    x, far = rng.choice([-1.0, 1.0], (2, batch, features)) * 10.0 ** rng.uniform(
+        -30, 30, (2, batch, features)
+    )
     near = x * (1.0 + 1e-3 * rng.standard_normal((batch, features)))
     return x, np.where(np.arange(batch)[:, None] % 2, near, far)
 

@@ -23,8 +23,8 @@ FLOAT32 = 4
 class Method:
     """One way to the loss.
 
-    `build` imports what it needs and gives the loss of (x, y, tau); `needs` estimates the bytes of forward and
-    backward in float32; `package` is the distribution whose release is named; `least` the fewest features;
+    `build` imports what it needs and gives the loss of (x, y, tau); `needs` estimates the bytes of forward
+    and backward in float32; `package` is the distribution whose release is named; `least` the fewest features;
     `sphere` says that rows have to be of length 1; `compiles` that a new shape is compiled.
     """
 
@@ -136,7 +136,9 @@ METHODS: dict[str, Method] = {
     "broadcast": Method("broadcast formula", "torch", _broadcast, table_of_differences),
     "logsumexp": Method("broadcast, `logsumexp`", "torch", _logsumexp, table_of_differences),
     "cdist": Method("`torch.cdist`, `logsumexp`", "torch", _cdist, tables(6)),
-    "compiled": Method("`torch.compile` of the broadcast formula", "torch", _compiled, tables(3), compiles=True),
+    "compiled": Method(
+        "`torch.compile` of the broadcast formula", "torch", _compiled, tables(3), compiles=True
+    ),
     "metric": Method(
         "`NTXentLoss`, `LpDistance(power=2)`", "pytorch-metric-learning", _metric_learning, table_of_pairs
     ),

@@ -61,7 +61,9 @@ def measure(python: str, batches: tuple[int, ...], seconds: float, step: Step = 
     memory: dict[Shape, dict[str, int | str | None]] = {shape: {} for shape in times}
     for name in METHODS:
         step(f"memory: {name}")
-        asked = [list(shape) for shape in times if name in runnable(*shape) and "seconds" in times[shape][name]]
+        asked = [
+            list(shape) for shape in times if name in runnable(*shape) and "seconds" in times[shape][name]
+        ]
         if asked:
             found = ask(python, "peaks", name=name, shapes=asked)
             for (batch, features), peak in zip(asked, found, strict=True):
@@ -118,7 +120,9 @@ def notes(found: Peers) -> list[str]:
             for problem in ("missing", "failed"):
                 if problem in one:
                     where = "" if problem == "missing" else f" at B = {batch}, D = {features}"
-                    lines.setdefault(f"{name} {problem}", f"{METHODS[name].title} {problem}{where}: {one[problem]}")
+                    lines.setdefault(
+                        f"{name} {problem}", f"{METHODS[name].title} {problem}{where}: {one[problem]}"
+                    )
     return list(lines.values())
 
 

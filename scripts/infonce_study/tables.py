@@ -6,7 +6,6 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from scripts.infonce_study import accuracy, fuzz, growth, peers
@@ -14,6 +13,7 @@ from scripts.infonce_study.accuracy import Errors, Study, chosen, worst
 from scripts.infonce_study.layouts import LAYOUTS
 from scripts.infonce_study.methods import METHODS
 
+TITLES = {"broadcast": "broadcast formula", "cdist": "`torch.cdist`"}
 UNITS = {"float64": "relative", "float32": "units in the last place of float32"}
 
 
@@ -39,10 +39,11 @@ def size(batch: int) -> str:
 def peers_page(found: peers.Peers) -> str:
     """Time and memory of everyone on every shape, and how far everyone is from ours."""
     heads = [f"D = {features}" for features in peers.FEATURES]
-    parts = [
+    intro = (
         "Forward and backward, float32, τ = 0.1 D, ε = 0: median time, ratio to this package within the same "
         f"rounds, peak of extra resident memory. {machine()}.\n"
-    ]
+    )
+    parts = [intro]
     for batch in found.batches:
         rows = [
             [method.title, *(peers.cell(found, name, batch, features) for features in peers.FEATURES)]
@@ -63,8 +64,8 @@ def peers_page(found: peers.Peers) -> str:
         ]
         heads = [f"{form}, D = {features}" for form, features in columns]
         parts.append(
-            f"### The same loss? B = {peers.AGREEMENT}\n\nDifference of the value / of the gradients, relative "
-            "to this package's value / largest component. For `ClipLoss` the gradients' tangential parts.\n\n"
+            f"### The same loss? B = {peers.AGREEMENT}\n\nDifference of the value / of the gradients, "
+            "relative to this package's value / largest component. For `ClipLoss` the gradients' tangential parts.\n\n"
             + table(["", *heads], rows)
         )
     parts.append("".join(f"- {line}\n" for line in peers.notes(found)))
@@ -85,12 +86,13 @@ def _error(value: float) -> str:
 def accuracy_page(study: Study, reference: float, sizes: dict[int, int]) -> str:
     """By layout, the worst over all D, τ and ε; then by D, τ and ε, the worst over all layouts."""
     shapes = ", ".join(f"B = {batch:,} at D = {features}" for features, batch in sizes.items())
-    parts = [
+    intro = (
         f"The largest error of a row / of the mean / of a gradient, normwise, over {shapes}, τ = 0.1 and 5, "
         "ε = 0, 10⁻⁸ and 0.5 (the formulas: ε = 0 and 10⁻⁸). inf: a result is not finite although the true "
         "one, saturated, is. The 80-bit reference is within "
         f"{reference:.0e} of 400 digits on {accuracy.FEW} rows of every layout.\n"
-    ]
+    )
+    parts = [intro]
     for form in accuracy.FORMS:
         present = {setting.name for settings in study.values() for setting in settings}
         own = [name for name in ("auto", "sorted", "exact-blocks", "torch") if name in present]
@@ -101,7 +103,7 @@ def accuracy_page(study: Study, reference: float, sizes: dict[int, int]) -> str:
         ]
         every = [worst(chosen(study, form=form, name=name)) for name in names]
         rows.append(["**largest**", *(f"**{_triple(found)}**" for found in every)])
-        heads = [*(f'`impl="{name}"`' for name in own), "broadcast formula", "`torch.cdist`"][: len(names) + 1]
+        heads = [*(f'`impl="{name}"`' for name in own), *(TITLES[name] for name in names[len(own) :])]
         most = max(found.worst() for found, name in zip(every, names, strict=True) if found and name in own)
         target = accuracy.TARGETS[form]
         verdict = "met" if most <= target else "**missed**"
@@ -149,8 +151,8 @@ def fuzz_page(findings: Sequence[fuzz.Finding], batches: int, seed: int) -> str:
     ratio = max((one.ratio for one in findings), default=0.0)
     broken = sum(one.broken for one in findings)
     return (
-        f"{batches:,} random batches, seed {seed}. Largest error over its derived bound: {ratio:.2g}; numbers "
-        f"that are not finite although they must be: {broken}.\n\n"
+        f"{batches:,} random batches, seed {seed}. Largest error over its derived bound: {ratio:.2g}; "
+        f"numbers that are not finite although they must be: {broken}.\n\n"
         + table(head, rows)
         + f"\n`scripts/infonce.py fuzz --seed {seed} --first NUMBER --batches 1` repeats one batch.\n"
     )
@@ -159,19 +161,17 @@ def fuzz_page(findings: Sequence[fuzz.Finding], batches: int, seed: int) -> str:
 def growth_page(found: growth.Growth) -> str:
     """Time and memory by batch size."""
     rows = [
-        [size(batch), peers.duration(seconds), peers.mebibytes(found.peaks[batch]), _error(1e9 * seconds / batch)]
+        [
+            size(batch),
+            peers.duration(seconds),
+            peers.mebibytes(found.peaks[batch]),
+            peers.digits(1e9 * seconds / batch),
+        ]
         for batch, seconds in found.seconds.items()
     ]
     return (
         f"Scalar residuals (D = 1), float32, forward and backward. {machine()}.\n\n"
         + table(["B", "time", "extra memory", "ns per row"], rows)
-        + f"\nFrom B = {size(growth.FROM)} to {size(growth.TO)} the time grows by a factor of {found.ratio:.3g}, "
-        "measured in the same rounds.\n"
-    )
-
-
-def not_finite(study: Study, names: Sequence[str]) -> int:
-    """How many evaluations gave something that is not finite."""
-    return sum(
-        not np.isfinite(found.worst()) for name in names for found in chosen(study, name=name)
+        + f"\nFrom B = {size(growth.FROM)} to {size(growth.TO)} the time grows by a factor of "
+        f"{found.ratio:.3g} within the same rounds.\n"
     )

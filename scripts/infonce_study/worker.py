@@ -27,6 +27,7 @@ from scripts.infonce_study.methods import METHODS, Loss
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 60
 SAMPLE = 5e-3  # a shorter call is repeated until a sample is this long
+SLOW = 1.0  # a first call as long as that is not repeated to find out
 Case = tuple[Tensor, Tensor, float]
 
 
@@ -112,7 +113,9 @@ def times(names: list[str], batch: int, features: int, seconds: float, *, agree:
         case = inputs(batch, features, sphere=METHODS[name].sphere)
         result[name] = {"version": release(name)}
         try:
+            start = perf_counter()
             value, gradients = evaluate(loss, case)
+            first = perf_counter() - start
             finite = all(bool(part.isfinite().all()) for part in (value, *gradients))
             result[name]["finite"] = finite
             if agree:
@@ -120,7 +123,7 @@ def times(names: list[str], batch: int, features: int, seconds: float, *, agree:
                     form = str(dtype).removeprefix("torch.")
                     result[name][form] = differences(loss, name, batch, features, dtype)
             runs[name] = lambda loss=loss, case=case: evaluate(loss, case)
-            repeats[name] = max(1, math.ceil(SAMPLE / timed(runs[name], 1)))
+            repeats[name] = 1 if first > SLOW else max(1, math.ceil(SAMPLE / timed(runs[name], 1)))
         except Exception as error:  # noqa: BLE001 - what a peer raises goes into the table
             result[name]["failed"] = reason(error)
             runs.pop(name, None)
