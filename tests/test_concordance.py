@@ -492,6 +492,20 @@ def test_a_mean_within_float64_survives_a_row_beyond_it(tau, eps):
     assert not any(a.grad.isnan().any() for a in arrays)
 
 
+@pytest.mark.parametrize("impl", ["auto", "torch"])
+def test_a_huge_feature_that_cancels_hides_no_other_one(impl):
+    # row 0 is exactly midway between its own and another source in the first feature, 1e5 apart in the second
+    huge, count, tau = 2.0**996, 1000, 2.0**-996
+    x = torch.zeros(count, 2, dtype=torch.float64)
+    x[1:, 0] = huge * (1 + torch.arange(count - 1, dtype=torch.float64) * 2.0**-8)
+    y = x.clone()
+    y[0] = torch.tensor([-huge, 2.0**17], dtype=torch.float64)
+    value = concordance_loss_nce(x, y, tau, eps=0.0, impl=impl)
+    # the loss of row 0 is 2^34/τ, beyond float64; the mean is within it
+    expected = mpmath.mpf(2) ** (34 + 996) / count
+    assert abs(value.item() / expected - 1) <= 8 * U
+
+
 def test_second_derivatives_of_rows_far_from_their_own_source():
     # each row is next to the other row's source: L_i = (d_ii - d_in)/τ, what it lacks underflows
     x, y = torch.tensor([[-595.0, 1.0], [-1.0, -595.0]], dtype=torch.float64).unbind()

@@ -38,6 +38,9 @@ def _layouts(size, rng):
         "near clusters": (3.0 * odd, 3.0 * odd),
         "opposed": (np.zeros(size), np.full(size, 100.0)),
         "midpoint": (np.where(odd, 50.0, z), 100.0 * odd + 1e-3 * noise),
+        # x - n/2 does not fit into one number, and y/2 is next to it
+        "rounded midpoint": (np.where(odd, 1e3 / 3 + 1e-4 * z, 1e-9 * z), 2e3 / 3 * odd + 1e-4 * noise),
+        "one match": (np.zeros(size), np.where(np.arange(size) == size // 2, 0.0, 1.5 + 1e-3 * z)),
         "cauchy": (z / rng.normal(size=size), z / rng.normal(size=size)),
         "counts": (counts - 5, rng.poisson(counts + 0.1) - 5.0),
         "magnitudes": (10 ** rng.uniform(-30, 30, size), 10 ** rng.uniform(-30, 30, size)),

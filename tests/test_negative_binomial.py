@@ -21,6 +21,7 @@ from refimpl.bounds import negative_binomial as bounds
 from refimpl.bounds.deviance import deviance_error
 from refimpl.bounds.precision import error_ratio, precision
 from tests.budget import examples
+from torchimpl.distributions import NegativeBinomial as NegativeBinomialDistribution
 from torchimpl.kernels.negative_binomial import evaluate
 from torchimpl.kernels.negative_binomial_ops import cdf_operator, second_operator
 from torchimpl.kernels.negative_binomial_second import STEP, second_partials
@@ -30,6 +31,7 @@ from torchimpl.negative_binomial import (
     negative_binomial_cdf,
     negative_binomial_log_prob,
     negative_binomial_sf,
+    parameters_of,
 )
 
 INF, NAN = float("inf"), float("nan")
@@ -630,3 +632,21 @@ def test_the_constants_are_what_the_script_generates():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.module_text() == module.TARGET.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda mu, r: NegativeBinomial(r, mu / (mu + r)),
+        lambda mu, r: NegativeBinomial(r, logits=(mu / r).log()),
+        lambda mu, r: NegativeBinomialDistribution(mean=mu, dispersion=r),
+        lambda mu, _r: Poisson(mu),
+    ],
+    ids=["probs", "logits", "mean", "poisson"],
+)
+def test_parameters_become_float64_before_any_arithmetic(made, dtype):
+    """Plain torch would promote what is left narrow; a compiled kernel reads it as something else."""
+    given = torch.tensor([[3.0, 0.5], [2.0, 7.0]], dtype=dtype)
+    mu, r, result = parameters_of(made(*given))
+    assert (mu.dtype, r.dtype, result) == (torch.float64, torch.float64, dtype)

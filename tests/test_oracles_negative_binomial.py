@@ -68,6 +68,8 @@ CORNERS = [
     (60, 60.0, 1e20),
     (2000, 2000.0, 1e30),
     (5000, 5000.0, 1e16),
+    # exp(-380): next to so large an r the ratio (k + r)/(mu + r) rounds to 1
+    (4000, 2500.0, 2.0**70),
 ]
 
 

@@ -103,16 +103,17 @@ def _mean_of_huge_rows(
     power of two, as Σ_k (n - y)(2x - y - n) / τ.
     """
     quarter_x, quarter_y, quarter_source = x * 0.25, y * 0.25, source * 0.25
-    left = quarter_source - quarter_y
-    right = (quarter_x - quarter_y) + (quarter_x - quarter_source)
-    size = torch.maximum(left.abs(), right.abs()).amax(1)
-    scale = scaling.unit_scale(size)[:, None]
+    left = torch.frexp(quarter_source - quarter_y)
+    right = torch.frexp((quarter_x - quarter_y) + (quarter_x - quarter_source))
+    products, powers = left.mantissa * right.mantissa, left.exponent + right.exponent
+    limit = 2 * math.frexp(torch.finfo(x.dtype).max)[1] - 4
+    top = torch.where(products != 0, powers, -limit).amax(1, keepdim=True)
+    # what is 2^-200 of the largest product does not count
+    total = torch.ldexp(products, (powers - top).clamp(-200, 0)).sum(1)
     mantissa, exponent = math.frexp(tau)
     # 2^4 for the quarters; 2^-64 leaves room for the sum
-    exponents = 2 * scaling.exponent(size).long() + 4 - exponent - 64
-    limit = 2 * math.frexp(torch.finfo(x.dtype).max)[1] - 4
-    products = ((left * scale) * (right * scale)).sum(1) / mantissa
-    rows = scaling.rescale(products, exponents.clamp(-limit, limit))
+    exponents = top[:, 0] + 4 - exponent - 64
+    rows = scaling.rescale(total / mantissa, exponents.clamp(-limit, limit))
     overflowed = losses.detach() == torch.inf
     total = torch.where(overflowed, rows, losses.detach() * 2.0**-64).sum() / losses.numel() * 2.0**64
     return replace_through(mean, torch.where(overflowed.any(), total, mean.detach()))
