@@ -1,17 +1,19 @@
 """InfoNCE of points of any dimension on the CPU: units, the filter and its bound, sharing among threads.
 
-The compiled passes are in `concordance_blocks_cpu`. Rows are cut into a number of parts that depends on the shapes
-only, each with column sums of its own: the result is the same, bit for bit, for any number of threads.
+The compiled passes are in `concordance_blocks_cpu`. Rows are cut into a number of parts that depends on the
+shapes only, each with column sums of its own, which are added in order: the result is the same, bit for bit,
+for any number of threads.
 
-The filter. With c any vector, x' = x - c and y' = y - c, row i sees source j by s_ij = x'_i·y'_j - |y'_j|²/2. S_ij is
-its value in float32, unit roundoff u = 2^-24: both points are rounded, K products are, and a sum that starts with the
-rounded -|y'_j|²/2. A product passes at most K + 3 roundings in float32 and 2 in float64, the square K + 1 and a few in
-float64. With Σ_k |x'_k y'_k| <= |x'||y'|,
+The filter. With c any vector, x' = x - c and y' = y - c, row i sees source j by s_ij = x'_i·y'_j - |y'_j|²/2.
+S_ij is its value in float32, unit roundoff u = 2^-24: both points are rounded, K products are, and a sum that
+starts with the rounded -|y'_j|²/2. A product passes at most K + 3 roundings in float32 and a few in float64,
+the square K + 1 and a few. With Σ_k |x'_k y'_k| <= |x'||y'|,
 
     |S_ij - s_ij| <= γ(K + 8) (|x'_i||y'_j| + |y'_j|²/2) + D 2^-100,    γ(n) = n u / (1 - n u),
 
-the last term for what underflows. Sources beyond CAP·(the norm of most) are candidates always and not in the filter:
-they would make the bound useless for all others. So is a row beyond LARGEST_NORM, where float32 could overflow.
+the last term for what underflows. Sources beyond CAP times the norm of most are always candidates and not in
+the filter: they would make the bound useless for all others. Rows beyond LARGEST_NORM, where float32 could
+overflow, do without it.
 """
 
 from __future__ import annotations
@@ -63,8 +65,8 @@ def rows_blocks(x: Tensor, y: Tensor, tau: float, eps: float, *, narrow: bool, s
 
     Returns:
         The losses (B,), inf beyond float64; the nearest sources (B,), int64; the normaliser (2, B), see
-        `torchimpl.kernels.concordance.loss_rows`; and the slopes, (2, B, D) or (2, 0, D): the derivatives by x and y
-        without the factor `gradient_factor` of `torchimpl.kernels.concordance.scaled`.
+        `torchimpl.kernels.concordance.loss_rows`; and the slopes, (2, B, D) or (2, 0, D): the derivatives by
+        x and y without the factor `gradient_factor` of `torchimpl.kernels.concordance.scaled`.
 
     Example:
         >>> x = torch.zeros(3, 2, dtype=torch.float64)
@@ -74,7 +76,15 @@ def rows_blocks(x: Tensor, y: Tensor, tau: float, eps: float, *, narrow: bool, s
     units = scaled(x, y, tau)
     if is_wide(units):
         return _rows_wide(x, y, tau, eps, slopes=slopes)
-    return _evaluate(units, torch.ones_like(x[:, 0]), eps, narrow=narrow, slopes=slopes)
+    losses, nearest, normaliser, found = _evaluate(
+        units, torch.ones_like(x[:, 0]), eps, narrow=narrow, slopes=slopes
+    )
+    if eps:
+        # where ε has all the weight its exponent must be, to the bit, what `Pairs` will subtract it from
+        away = units.x - units.y[nearest]
+        exponent = away.square().sum(1) * units.inverse_tau + math.log(eps)
+        normaliser[0] = torch.where(exponent > 0, exponent, normaliser[0])
+    return losses, nearest, normaliser, found
 
 
 def gradient_blocks(
@@ -91,7 +101,8 @@ def gradient_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Vector-Jacobian product of the losses of `rows_blocks`: (B, D) for x and y.
 
-    Where all rows have one cotangent, as in a sum or a mean, the slopes of the forward pass are multiplied by it.
+    Where all rows have one cotangent, as in a sum or a mean, the slopes of the forward pass are multiplied
+    by it.
 
     Args:
         cotangent: (B,), float64.
@@ -143,12 +154,22 @@ def _rows_wide(x: Tensor, y: Tensor, tau: float, eps: float, *, slopes: bool) ->
     return losses, pairs.nearest, normaliser, found
 
 
+def rows_per_block(batch: int) -> int:
+    """Rows of a block of S: a multiple of 4, with all sources in a core's second-level cache if that can be.
+
+    Example:
+        >>> rows_per_block(8192)
+        16
+    """
+    return min(max(4, BLOCK // batch // 4 * 4), LONGEST_BLOCK)
+
+
 def _evaluate(units: Scaled, cotangent: Tensor, eps: float, *, narrow: bool, slopes: bool) -> Rows:
     """Losses and the slopes of their sum, weighted by the cotangent."""
     x, y = units.x.contiguous(), units.y.contiguous()
     batch, features = x.shape
     inverse_tau = float(units.inverse_tau)
-    block = min(max(4, BLOCK // batch // 4 * 4), LONGEST_BLOCK)
+    block = rows_per_block(batch)
     known = make_filter(x, y, inverse_tau, block, narrow=narrow)
     products = make_products(x, y, inverse_tau, narrow=narrow)
     # no power of two, whose multiples would share few places of a cache
@@ -198,7 +219,7 @@ def middle(y: Tensor) -> Tensor:
 def make_products(x: Tensor, y: Tensor, inverse_tau: float, *, narrow: bool) -> Products:
     """The centred points if exponents from float64 products are good enough for results in float32.
 
-    The bound is the filter's with the roundoff of float64, K + 8 for the same roundings and those of the centred points.
+    The bound is the filter's with the roundoff of float64; K + 8 includes the roundings of the centred points.
     """
     batch, features = x.shape
     terms, width = features + (-features) % 4, batch + (-batch) % GROUP

@@ -1,18 +1,20 @@
 """InfoNCE of points of any dimension on the CPU: a float32 filter finds the pairs that count, exact sums follow.
 
-With centred points, s_ij = x_i·y_j - |y_j|²/2 is τ/2 times the exponent of source j, up to a term of the row. Block
-by block of rows, S approximates s in float32, |S_ij - s_ij| <= slack_i. Every source with S_ij >= max_j S_ij - reach -
-2 slack_i, the maximum over the other rows' sources, and the row's own source are candidates. What is left out weighs
-no more than a chosen part of what the others weigh together: tiny losses keep their accuracy.
+With centred points, s_ij = x_i·y_j - |y_j|²/2 is τ/2 times the exponent of source j, up to a term of the row.
+Block by block of rows, S approximates s in float32, |S_ij - s_ij| <= slack_i. Every source with
+S_ij >= max_j S_ij - reach - 2 slack_i, the maximum over the other rows' sources, and the row's own source are
+candidates. What is left out weighs no more than a chosen part of what the others weigh together: tiny losses
+keep their accuracy.
 
-The exponents of the candidates are evaluated from differences (see `torchimpl.kernels.concordance`), with the source
-nearest to the row as the anchor, the row's own wherever no other is nearer:
+The exponents of the candidates are evaluated from differences (see `torchimpl.kernels.concordance`), with the
+source nearest to the row as the anchor, the row's own wherever no other is nearer:
 
     e_ij = 2/τ Σ_k (y_jk - n_k)(x_k - n_k/2 - y_jk/2).
 
-Candidates are gathered feature by feature, so that all loops run over neighbours in memory. Where more than a part of
-all sources are candidates, the row is summed over all of them without gathering; where whole blocks are like that, the
-next blocks do without the filter.
+Candidates are gathered feature by feature, so that all loops run over neighbours in memory. Rows for which more
+than a part of all sources are candidates are summed over all of them, a bundle of rows at a time; where whole
+blocks are like that, the next blocks do without the filter. Where the result will be rounded to float32, such
+rows take their exponents from float64 products, as long as their bound allows; all moments are of differences.
 """
 
 from __future__ import annotations
@@ -185,7 +187,7 @@ def compiled(key: str) -> Any:
         problem: Problem, known: Filter, products: Products, begin: int, end: int, block: int, inverse_tau: float,
         log_eps: float, by_source: Array, by_feature: Array,
     ) -> int:  # fmt: skip
-        """Rows begin ... end - 1; what they add to τ/2 dL/dy is split among by_source (B, D) and by_feature (D, B).
+        """Rows begin ... end - 1; τ/2 dL/dy is the sum of by_source (B, D) and by_feature (D, B), added to.
 
         Returns:
             How many rows were summed over all sources.

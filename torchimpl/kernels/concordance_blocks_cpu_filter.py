@@ -1,4 +1,4 @@
-"""Products of centred points: the float32 filter of the exact blocks, and exponents where float64 products will do.
+"""Products of centred points: the float32 filter of the exact blocks, and exponents in float64.
 
 `torchimpl.kernels.concordance_blocks` derives the bounds.
 """
@@ -44,7 +44,7 @@ class Filter(NamedTuple):
 
 
 class Products(NamedTuple):
-    """Centred points for s_ij in float64, padded with zeros to K features; empty where that is not good enough."""
+    """Centred points for s_ij in float64, padded with zeros to K features; empty where too coarse."""
 
     x: Array  # (B, K), K a multiple of 4
     y: Array  # (K, width)
@@ -87,21 +87,28 @@ def fill_block(known: Filter, begin: int, end: int, s: Singles, maxima: Singles)
     for start in range(0, width, FILTER_STRIP):
         stop = min(width, start + FILTER_STRIP)
         for r in range(0, end - begin, 4):
-            for l in range(r, r + 4):
-                s[l, start:stop] = known.bias[start:stop]
+            for row in range(r, r + 4):
+                s[row, start:stop] = known.bias[start:stop]
             for k in range(0, features, 4):
                 add_products(a, known.y, s, r, k, start, stop)
-            for l in range(r, r + 4):
-                if start <= begin + l < stop:
-                    s[l, begin + l] = NEVER
-                group_maxima(s[l], start, stop, maxima[l])
+            for row in range(r, r + 4):
+                if start <= begin + row < stop:
+                    s[row, begin + row] = NEVER
+                group_maxima(s[row], start, stop, maxima[row])
 
 
 @ordered
 def largest(values: Any) -> Any:
     """The maximum of at least one number."""
     most = values[0]
-    for j in range(1, len(values)):
+    whole = len(values) - len(values) % GROUP
+    # by groups: one long chain of maxima stays scalar
+    for start in range(0, whole, GROUP):
+        part = values[start]
+        for j in range(start + 1, start + GROUP):
+            part = max(part, values[j])
+        most = max(most, part)
+    for j in range(whole, len(values)):
         most = max(most, values[j])
     return most
 
@@ -139,7 +146,7 @@ def fill_products(known: Products, rows: Places, s: Array) -> None:
     for start in range(0, len(known.bias), STRIP):
         stop = min(len(known.bias), start + STRIP)
         for q in range(0, len(rows), 4):
-            for l in range(q, q + 4):
-                s[l, start:stop] = known.bias[start:stop]
+            for row in range(q, q + 4):
+                s[row, start:stop] = known.bias[start:stop]
             for k in range(0, a.shape[1], 4):
                 add_products(a, known.y, s, q, k, start, stop)

@@ -1,4 +1,4 @@
-"""One row of the exact blocks: exponents from differences, the anchor, weights, loss, and the moments of the slopes."""
+"""One row of the exact blocks: exponents from differences, the anchor, weights, loss, moments of slopes."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def moment_of_row(point: Array, weights: Array, origin: float) -> float:
 
 @summed
 def add_strip(p: Array, s: Array, weights: Array, q: int, start: int, stop: int, y: Quad, x: Quad) -> Quad:
-    """One feature p of a strip of sources, and four rows: return Σ_j w_qj (p_j - y_q), add Σ_q w_qj (x_q - p_j)."""
+    """Four rows and one feature p of a strip: return Σ_j w_qj (p_j - y_q), s_j += Σ_q w_qj (x_q - p_j)."""
     w0, w1 = weights[q, start:stop], weights[q + 1, start:stop]
     w2, w3 = weights[q + 2, start:stop], weights[q + 3, start:stop]
     y0, y1, y2, y3 = y
