@@ -24,15 +24,15 @@ from torchimpl.kernels.concordance_cuda import gradient_cuda, rows_cuda
 
 # the batches of the tests are small: several tiles, and borders within them
 SMALL = launcher.Tile(rows=4, columns=8, warps=4)
-LARGE_WHOLE = line.WHOLE
+WHOLE, MOST_DIRECT = line.WHOLE, space.MOST_DIRECT
 
 
-def evaluated(x, y, cotangent, device, tau=0.1, eps=1e-8, narrow=False, **_):
+def evaluated(x, y, cotangent, device, tau=0.1, eps=1e-8, narrow=False, grade="float64", **_):
     """Losses, nearest, normaliser and both gradients of a case."""
     x, y, cotangent = (torch.from_numpy(side).to(device) for side in (x, y, cotangent))
     with np.errstate(all="ignore"):
-        losses, *others = rows_cuda(x, y, tau, eps, narrow=narrow, slopes=False)
-        gradients = gradient_cuda(cotangent, x, y, *others, tau, eps, narrow=narrow)
+        losses, *others = rows_cuda(x, y, tau, eps, narrow=narrow, slopes=False, grade=grade)
+        gradients = gradient_cuda(cotangent, x, y, *others, tau, eps, narrow=narrow, grade=grade)
     nearest, normaliser, slopes = others
     assert slopes.shape == (2, 0, x.shape[1])
     names = ("losses", "nearest", "normaliser", "gx", "gy")
@@ -42,16 +42,33 @@ def evaluated(x, y, cotangent, device, tau=0.1, eps=1e-8, narrow=False, **_):
     }
 
 
+def record(direct):
+    """Note every tile of sums whose exponents are formed from differences."""
+    # what looks for anchors keeps its own
+    importlib.import_module("torchimpl.kernels.concordance_cuda_space_kernels")
+    pairs = importlib.import_module("torchimpl.kernels.concordance_cuda_pairs_kernels")
+    products = pairs.products
+
+    def noted(*arguments):
+        direct.append(1)
+        return products(*arguments)
+
+    pairs.products = noted
+
+
 def interpret(source, target):
-    stored, found = np.load(source), {}
+    stored, found, direct = np.load(source), {}, []
+    record(direct)
     for name, options in json.loads(str(stored["options"])).items():
         line.TILE = space.TILE = launcher.Tile(*options["tile"]) if "tile" in options else SMALL
-        line.WHOLE = options.get("whole", LARGE_WHOLE)
-        arrays = (stored[f"{name}/{part}"] for part in ("x", "y", "cotangent"))
-        x, y, cotangent = arrays
+        line.WHOLE = options.get("whole", WHOLE)
+        space.MOST_DIRECT = options.get("most_direct", MOST_DIRECT)
+        direct.clear()
+        x, y, cotangent = (stored[f"{name}/{part}"] for part in ("x", "y", "cotangent"))
         for run in range(2 if options.get("twice") else 1):
             for part, value in evaluated(x, y, cotangent, "cpu", **options).items():
                 found[f"{name}/{part}/{run}"] = value
+        found[f"{name}/direct/0"] = np.array(len(direct))
     np.savez(target, **found)
 
 
@@ -84,16 +101,11 @@ def compile_only(target):
         compiled.setdefault(f"{family} {name} {constants}", {})[found.hash] = found
 
     line.launch = space.launch = launch
-    for batch, features, narrow in (
-        (1, 1, True),
-        (48, 1, True),
-        (1, 2, True),
-        (48, 2, True),
-        (41, 40, False),
-    ):
+    # numbers of float64 take more registers than narrow ones
+    for batch, features in ((1, 1), (48, 1), (1, 2), (48, 2), (1, 40), (48, 50)):
         x = torch.zeros(batch, features, dtype=torch.float64)
-        losses, *others = rows_cuda(x, x, 0.1, 1e-8, narrow=narrow, slopes=False)
-        gradient_cuda(losses, x, x, *others, 0.1, 1e-8, narrow=narrow)
+        losses, *others = rows_cuda(x, x, 0.1, 1e-8, narrow=False, slopes=False)
+        gradient_cuda(losses, x, x, *others, 0.1, 1e-8, narrow=False)
     table = {
         name: {"variants": len(found), **usage(next(iter(found.values())))}
         for name, found in compiled.items()

@@ -37,6 +37,7 @@ def rows_cuda(
     *,
     narrow: bool,
     slopes: bool,  # noqa: ARG001 - the interface is that of the other paths
+    grade: str = "float64",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss, anchor and normaliser of every row.
 
@@ -47,6 +48,8 @@ def rows_cuda(
         eps: ε of the loss.
         narrow: the numbers were float32 or narrower, as the results will be.
         slopes: not used: the backward pass forms its sums itself.
+        grade: "float64", "tf32x3" or "bf16", the arithmetic in which products of matrices look for the pairs
+            that count where D > 16; no result depends on it beyond 2^-30 (narrow), or at all.
 
     Returns:
         The losses (B,), inf beyond float64, NaN where a number that counts is not finite; the nearest sources
@@ -62,8 +65,10 @@ def rows_cuda(
     if x.numel() == 0:
         return x.new_zeros(batch), torch.arange(batch, device=x.device), x.new_zeros(2, batch), none
     found = units(x, y, tau, narrow=narrow)
-    path = line_rows if features == 1 else space_rows
-    losses, nearest, normaliser = path(found, eps, narrow=narrow)
+    if features == 1:
+        losses, nearest, normaliser = line_rows(found, eps, narrow=narrow)
+    else:
+        losses, nearest, normaliser = space_rows(found, eps, narrow=narrow, grade=grade)
     return losses + found.poison, nearest, normaliser, none
 
 
@@ -78,6 +83,7 @@ def gradient_cuda(
     eps: float,
     *,
     narrow: bool,
+    grade: str = "float64",
 ) -> tuple[Tensor, Tensor]:
     """Vector-Jacobian product of the losses of `rows_cuda`, by x and y.
 
@@ -91,6 +97,7 @@ def gradient_cuda(
         tau: temperature.
         eps: ε of the loss.
         narrow: as for `rows_cuda`.
+        grade: as for `rows_cuda`.
 
     Returns:
         (B, D) for x and for y; NaN where a number that counts is not finite.
@@ -104,7 +111,10 @@ def gradient_cuda(
     if x.numel() == 0:
         return torch.zeros_like(x), torch.zeros_like(y)
     found = units(x, y, tau, narrow=narrow)
-    path = line_gradient if x.shape[1] == 1 else space_gradient
-    gx, gy = path(cotangent, found, nearest, normaliser, eps, narrow=narrow)
+    rest = (nearest, normaliser, eps)
+    if x.shape[1] == 1:
+        gx, gy = line_gradient(cotangent, found, *rest, narrow=narrow)
+    else:
+        gx, gy = space_gradient(cotangent, found, *rest, narrow=narrow, grade=grade)
     poison = found.poison[:, None]
     return gx * found.gradient_factor + poison, gy * found.gradient_factor + poison.sum(0)

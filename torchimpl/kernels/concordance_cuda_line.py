@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from torchimpl.kernels.concordance_cuda_launch import Tile, launch, programs, scattered
-from torchimpl.kernels.concordance_cuda_units import Anchored, Units, anchored, eps_weight, finished
+from torchimpl.kernels.concordance_cuda_units import LOWEST, Anchored, Units, anchored, eps_weight, finished
 
 TILE = Tile(rows=16, columns=64, warps=4)
 # up to so many rows every source with a weight above 0 counts
 WHOLE = 1 << 14
-LARGEST_EXPONENT = 746.0
 DIGITS = {True: 30, False: 54}  # narrow or not
 # ends of windows are wrong by a few roundings of x and of the distance
 SLACK = 2.0**-50
@@ -82,7 +81,8 @@ def line(found: Units, eps: float, nearest: Tensor | None = None) -> Line:
 def windows(of: Line, eps: float, *, narrow: bool) -> tuple[Tensor, Tensor]:
     """The sources that row i sees: first_i <= place < last_i, (B,) each, both increasing."""
     count = len(of.x)
-    cut = LARGEST_EXPONENT if count <= WHOLE else math.log(count) + DIGITS[narrow] * math.log(2.0)
+    most = -LOWEST[narrow]
+    cut = most if count <= WHOLE else math.log(count) + DIGITS[narrow] * math.log(2.0)
     root_tau = (2.0 / of.factor).sqrt()
     away = (of.x - of.rows.anchor[:, 0]).abs()
     neighbours = [
@@ -90,7 +90,7 @@ def windows(of: Line, eps: float, *, narrow: bool) -> tuple[Tensor, Tensor]:
         for beside, exists in ((of.place - 1, of.place > 0), (of.place + 1, of.place < count - 1))
     ]
     reach = torch.hypot(torch.minimum(*neighbours), math.sqrt(cut) * root_tau)
-    reach = torch.minimum(reach, torch.hypot(away, math.sqrt(LARGEST_EXPONENT) * root_tau))
+    reach = torch.minimum(reach, torch.hypot(away, math.sqrt(most) * root_tau))
     if eps:
         # ε is a source at the distance √(-τ log ε) from every row
         of_eps = math.sqrt(max(cut - math.log(eps), 0.0)) * root_tau

@@ -3,6 +3,10 @@
 Forward: the nearest source of every row by squared distances; where those are too large to tell, a second
 look by products of differences; then the row sums. Backward: the rows' gradient, then the sources'.
 Coordinates are kept feature by feature, (D, B).
+
+Above MOST_DIRECT features exponents come from products of matrices of coordinates about the mean source,
+tile by tile, where these are right to 2^-30 (results in float32) or show that no pair of the tile counts;
+the others, and all in float64, come from differences. `concordance_cuda_pairs_kernels` has the formulas.
 """
 
 from __future__ import annotations
@@ -13,23 +17,66 @@ import torch
 from torch import Tensor
 
 from torchimpl.kernels.concordance_cuda_launch import Tile, launch, programs
-from torchimpl.kernels.concordance_cuda_units import Anchored, Units, anchored, eps_weight, finished, shrink
+from torchimpl.kernels.concordance_cuda_units import (
+    LOWEST,
+    Anchored,
+    Units,
+    anchored,
+    eps_weight,
+    exponent_of,
+    finished,
+    shrink,
+)
 
+# the same on every device and for every size: nothing is tuned at run time
 TILE = Tile(rows=32, columns=32, warps=4)
+# products of matrices take registers of their own
+PRODUCT_WARPS = 8
+MOST_DIRECT = 16
 # features whose gradient one program sums
 MOST_FEATURES = 32
 UNIT_ROUNDOFF = 2.0**-53
+# largest error of an exponent taken from products of matrices; in float64 none is taken
+TRUST = {True: 2.0**-30, False: -1.0}
+
+
+class Grade(NamedTuple):
+    """Arithmetic of the products of matrices: |error| <= (once + 2 (D + 8) each)(|x| + |y|)²."""
+
+    code: int
+    dtype: torch.dtype
+    once: float
+    each: float
+
+
+# tensor cores add up products of float32 with truncation: two bits more
+GRADES = {
+    "float64": Grade(1, torch.float64, 0.0, UNIT_ROUNDOFF),
+    "tf32x3": Grade(2, torch.float32, 2.0**-20, 2.0**-22),
+    "bf16": Grade(3, torch.bfloat16, 2.0**-6, 2.0**-22),
+}
+DIRECT = Grade(0, torch.float64, 0.0, 0.0)
+
+
+class Centred(NamedTuple):
+    """Coordinates about the mean source."""
+
+    grade: Grade
+    x: Tensor  # (D, B), in the dtype of the grade
+    y: Tensor  # (D, B)
+    square_x: Tensor  # (B,): |x_i|²
+    square_y: Tensor  # (B,)
+    reach: Tensor  # (B,): |x_i|, or inf where it cannot be squared
+    norm: Tensor  # (B,): |y_j|
+    unit: Tensor  # 0-dim: largest error of a squared distance over (reach + norm)²
 
 
 class Space(NamedTuple):
     """What the sums over pairs need of every row."""
 
     rows: Anchored  # (B, D) and (B,)
+    arguments: tuple[Tensor, ...]  # of `tile_exponents`, from sources to unit
     sources: Tensor  # (D, B)
-    anchor: Tensor  # (D, B)
-    high: Tensor  # (D, B)
-    low: Tensor  # (D, B)
-    factor: Tensor  # 2/τ, 0-dim
 
 
 def by_feature(side: Tensor) -> Tensor:
@@ -37,9 +84,16 @@ def by_feature(side: Tensor) -> Tensor:
     return side.T.contiguous()
 
 
-def tile(**more: Any) -> dict[str, Any]:
-    """Options of every launch."""
-    return {"ROWS": TILE.rows, "COLUMNS": TILE.columns, "num_warps": TILE.warps, **more}
+def shape(grade: Grade) -> dict[str, Any]:
+    """The tile and the warps of a launch."""
+    warps = PRODUCT_WARPS if grade.code else TILE.warps
+    return {"ROWS": TILE.rows, "COLUMNS": TILE.columns, "num_warps": warps}
+
+
+def options(found: Units, middle: Centred, *, narrow: bool, **more: Any) -> dict[str, Any]:
+    """Options of the launches that use `tile_exponents`."""
+    limits = {"LOWEST": LOWEST[narrow], "TRUST": TRUST[narrow]}
+    return {**shape(middle.grade), "WIDE": found.wide, "GRADE": middle.grade.code, **limits, **more}
 
 
 def features_per_program(features: int) -> int:
@@ -52,58 +106,95 @@ def features_per_program(features: int) -> int:
     return min(1 << (features - 1).bit_length(), MOST_FEATURES)
 
 
-def space(found: Units, smaller: Tensor, nearest: Tensor, eps: float) -> Space:
+def centred(found: Units, smaller: Tensor, grade: str) -> Centred:
+    """Coordinates about the mean source; for few features stand-ins, which no kernel reads."""
+    features = found.x.shape[1]
+    if features <= MOST_DIRECT:
+        nothing = smaller.expand(1)
+        return Centred(DIRECT, nothing, nothing, nothing, nothing, nothing, nothing, nothing)
+    chosen = GRADES[grade]
+    centre = found.y.mean(0)
+    sides = [side - centre for side in (found.x, found.y)]
+    squares = [side.square().sum(1) for side in sides]
+    norms = [square.sqrt() for square in squares]
+    if chosen.dtype != torch.float64:
+        # out of the range of float32, or so small that products are
+        norms = [torch.where(norm < 2.0**60, norm + 2.0**-60, torch.inf) for norm in norms]
+    # distances that have to be shrunk are formed from differences
+    unit = torch.where(smaller < 1.0, torch.inf, chosen.once + 2 * (features + 8) * chosen.each)
+    x, y = (by_feature(side.to(chosen.dtype)) for side in sides)
+    return Centred(chosen, x, y, squares[0], squares[1], norms[0], norms[1], unit)
+
+
+def space(found: Units, middle: Centred, smaller: Tensor, nearest: Tensor, eps: float) -> Space:
     """Rows beside the anchors `nearest`, (B,)."""
     rows = anchored(found.x, found.y[nearest], found.inverse_tau, smaller, eps)
-    sources, *parts = (by_feature(part) for part in (found.y, rows.anchor, rows.high, rows.low))
-    return Space(rows, sources, *parts, factor=2 * found.inverse_tau)
+    sources = by_feature(found.y)
+    level, reach, unit = middle.square_x, middle.reach, middle.unit
+    if middle.grade.code:
+        # 2 x·n - |n|² = |x|² - |x - n|²
+        level = level - (found.x - rows.anchor).square().sum(1)
+        reach = reach + middle.norm[nearest]
+        unit = unit * found.inverse_tau
+    direct = (sources, *(by_feature(part) for part in (rows.anchor, rows.high, rows.low)), rows.scale)
+    products = (middle.x, middle.y, level, reach, middle.square_y, middle.norm, unit)
+    return Space(rows, (*direct, nearest, 2 * found.inverse_tau, *products), sources)
 
 
-def nearest_sources(found: Units, smaller: Tensor) -> Tensor:
+def nearest_sources(found: Units, middle: Centred, smaller: Tensor) -> Tensor:
     """Anchors by squared distances, (B,), int64."""
     count, features = found.x.shape
     sides = (by_feature(side * smaller if found.wide else side) for side in (found.x, found.y))
     nearest = torch.empty(count, dtype=torch.int64, device=found.x.device)
-    grid = (programs(count, TILE.rows),)
-    launch("space", "nearest", grid, *sides, nearest, features, count, **tile())
+    launch(
+        "space",
+        "nearest",
+        (programs(count, TILE.rows),),
+        *(*sides, *middle[1:], found.inverse_tau, nearest, features, count),
+        **shape(middle.grade),
+        GRADE=middle.grade.code,
+    )
     return nearest
 
 
-def refine(found: Units, smaller: Tensor, nearest: Tensor, eps: float) -> None:
+def refine(found: Units, smaller: Tensor, nearest: Tensor) -> None:
     """Choose anchors again where rounded distances leave a doubt of more than 1 in the exponent; in place."""
     count, features = found.x.shape
-    of = space(found, smaller, nearest, eps)
-    away = (found.x - of.rows.anchor) * of.rows.scale[:, None]
-    exponent = away.square().sum(1) * found.inverse_tau / of.rows.scale / of.rows.scale
+    rows = anchored(found.x, found.y[nearest], found.inverse_tau, smaller, 1.0)
     # two distances, each with a rounding per feature and two of its differences
-    doubtful = exponent * (2 * (features + 2) * UNIT_ROUNDOFF) > 1.0
+    doubtful = rows.eps_exponent * (2 * (features + 2) * UNIT_ROUNDOFF) > 1.0
     # shrunk differences may have vanished
     doubtful = (doubtful | (smaller < 1.0)) if found.wide else doubtful
     launch(
         "space",
         "refined",
         (programs(count, TILE.rows),),
-        *(of.sources, of.anchor, of.high, of.low, of.rows.scale, doubtful, nearest, features, count),
-        **tile(WIDE=found.wide),
+        *(by_feature(side) for side in (found.y, rows.anchor, rows.high, rows.low)),
+        *(rows.scale, doubtful, nearest, features, count),
+        **shape(DIRECT),
+        WIDE=found.wide,
     )
 
 
-def space_rows(found: Units, eps: float, *, narrow: bool) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG001 - all in float64
+def space_rows(found: Units, eps: float, *, narrow: bool, grade: str) -> tuple[Tensor, Tensor, Tensor]:
     """Losses (B,), nearest sources (B,) and the normaliser (2, B), without the poison."""
     count, features = found.x.shape
     smaller = shrink(found.x, found.y)
-    nearest = nearest_sources(found, smaller)
-    refine(found, smaller, nearest, eps)
-    of = space(found, smaller, nearest, eps)
-    top, others, own = (torch.empty_like(of.rows.scale) for _ in range(3))
+    middle = centred(found, smaller, grade)
+    nearest = nearest_sources(found, middle, smaller)
+    refine(found, smaller, nearest)
+    of = space(found, middle, smaller, nearest, eps)
+    top, others = torch.empty_like(of.rows.scale), torch.empty_like(of.rows.scale)
     launch(
         "space",
         "row_sums",
         (programs(count, TILE.rows),),
-        *(of.sources, of.anchor, of.high, of.low, of.rows.scale, nearest, of.factor),
-        *(top, others, own, features, count),
-        **tile(WIDE=found.wide),
+        *(*of.arguments, top, others, features, count),
+        **options(found, middle, narrow=narrow),
     )
+    own = exponent_of(found.y, of.rows, found.inverse_tau)
+    # the sum may have rounded the row's own exponent, its largest one, to a lower number
+    own = torch.minimum(own, top)
     losses, normaliser = finished(top, others, own, of.rows.eps_exponent)
     return losses, nearest, normaliser
 
@@ -115,30 +206,32 @@ def space_gradient(
     normaliser: Tensor,
     eps: float,
     *,
-    narrow: bool,  # noqa: ARG001 - all in float64
+    narrow: bool,
+    grade: str,
 ) -> tuple[Tensor, Tensor]:
     """Vector-Jacobian product of the losses by x and y, (B, D) each, without factor and poison."""
     count, features = found.x.shape
-    of = space(found, shrink(found.x, found.y), nearest, eps)
+    smaller = shrink(found.x, found.y)
+    middle = centred(found, smaller, grade)
+    of = space(found, middle, smaller, nearest, eps)
     peak, total = normaliser[0].contiguous(), normaliser[1]
     gx, gy = torch.empty_like(of.sources), torch.empty_like(of.sources)
     others = torch.empty_like(of.rows.scale)
     chunk = features_per_program(features)
-    options = tile(WIDE=found.wide, FEATURES=chunk)
-    common = (of.sources, of.anchor, of.high, of.low, of.rows.scale, peak)
+    chosen = options(found, middle, narrow=narrow, FEATURES=chunk)
     launch(
         "space",
         "row_slopes",
         (programs(count, TILE.rows), programs(features, chunk)),
-        *(*common, of.factor, gx, others, features, count),
-        **options,
+        *(*of.arguments, peak, gx, others, features, count),
+        **chosen,
     )
     launch(
         "space",
         "column_slopes",
         (programs(count, TILE.columns), programs(features, chunk)),
-        *(by_feature(found.x), *common, cotangent / total, of.factor, gy, features, count),
-        **options,
+        *(*of.arguments, by_feature(found.x), peak, cotangent / total, gy, features, count),
+        **chosen,
     )
     of_eps = eps_weight(of.rows.eps_exponent, normaliser)
     own = found.x - found.y

@@ -16,6 +16,9 @@ from torchimpl.kernels.concordance import scaled
 from torchimpl.scaling import exponent, power_of_two
 
 LIMIT = torch.finfo(torch.float64).max / 4
+# weights below exp of this are 0 in the precision of the results (narrow or not): less than the smallest
+# number of float32, of float64
+LOWEST = {True: -104.0, False: -746.0}
 # every finite float64 is below 2**TOP
 TOP = 1024
 # squares of anything narrower than float64 stay in range for such a tau
@@ -85,6 +88,15 @@ def anchored(x: Tensor, anchor: Tensor, inverse_tau: Tensor, smaller: Tensor, ep
         return Anchored(anchor, high, low, scale, torch.full_like(scale, -math.inf))
     squared = (away * scale[:, None]).square().sum(1) * inverse_tau
     return Anchored(anchor, high, low, scale, squared / scale / scale + math.log(eps))
+
+
+def exponent_of(source: Tensor, rows: Anchored, inverse_tau: Tensor) -> Tensor:
+    """The exponents of one source for each row: (B,) of (B, D)."""
+    scale = rows.scale[:, None]
+    left = (source - rows.anchor) * scale
+    right = ((rows.high - 0.5 * source) + rows.low) * scale
+    total = (left * right).sum(1) * (2 * inverse_tau)
+    return (total / rows.scale / rows.scale).clamp(max=LIMIT / 2)
 
 
 def finished(top: Tensor, others: Tensor, own: Tensor, eps_exponent: Tensor) -> tuple[Tensor, Tensor]:
