@@ -1,7 +1,7 @@
 """Polynomials of second derivatives of scalar InfoNCE: moments, Taylor coefficients and their evaluation.
 
-With z and t the places of a source and of a row in [-1, 1], a pair weighs w exp(product·z·t), |product| at most
-RHO: a Taylor series in either place has coefficients from the moments in the other one.
+With z and t the places of a source and of a row in [-1, 1], a pair weighs w exp(product·z·t), where |product|
+is no more than RHO: a Taylor series in either place has coefficients from the moments in the other one.
 """
 
 from __future__ import annotations
