@@ -247,7 +247,7 @@ def test_all_paths_are_taken_and_right():
     apart = 50 + 10 * np.arange(40.0)
     # a row that is the only one near its source, in the middle of rows far from theirs
     x = np.concatenate((x, apart, -50 + 0.05 * noise[0], [-49.9]))
-    y = np.concatenate((y, apart + 0.01, -53 + 0.05 * noise[1], [-49.9]))
+    y = np.concatenate((y, apart + 0.01, -51.5 + 0.05 * noise[1], [-49.9]))
     grouped, alone = check(directions(len(x), 3), x, y, 0.1, 1e-8, "chosen")
     assert 200 <= grouped <= len(x) - 40
     assert alone >= 1
