@@ -26,7 +26,7 @@ def _layouts(size, rng):
     """Scalar residuals of two replicates, by what is hard about them."""
     z, noise = rng.normal(size=size), 0.3 * rng.normal(size=size)
     counts = rng.poisson(rng.gamma(0.5, 10, size)).astype(float)
-    odd = np.arange(size) % 2
+    odd, huge = np.arange(size) % 2, np.sort(1e30 * z)
     return {
         "normal": (z, z + noise),
         "wide": (100 * z, 100 * z + noise),
@@ -40,6 +40,7 @@ def _layouts(size, rng):
         "midpoint": (np.where(odd, 50.0, z), 100.0 * odd + 1e-3 * noise),
         # x - n/2 does not fit into one number, and y/2 is next to it
         "rounded midpoint": (np.where(odd, 1e3 / 3 + 1e-4 * z, 1e-9 * z), 2e3 / 3 * odd + 1e-4 * noise),
+        "huge midpoints": (0.5 * (huge + np.roll(huge, 1)), huge),
         "one match": (np.zeros(size), np.where(np.arange(size) == size // 2, 0.0, 1.5 + 1e-3 * z)),
         "cauchy": (z / rng.normal(size=size), z / rng.normal(size=size)),
         "counts": (counts - 5, rng.poisson(counts + 0.1) - 5.0),

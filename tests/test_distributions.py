@@ -88,6 +88,12 @@ class TestTorchsParameters:
         # three lgamma and two products below 1e4 log(1e4), each within 4 of their own roundings
         assert torch.all((ours - theirs).abs() <= 5 * 4 * U * 1e4 * np.log(1e4))
 
+    def test_the_mode_is_torchs_where_it_is_on_the_border(self):
+        # 3 · 0.7/0.3 next to 7, by rounding above it
+        total, probs = torch.tensor(4.0), torch.tensor(0.7)
+        assert torch.equal(NegativeBinomial(total, probs).mode, TorchNegativeBinomial(total, probs).mode)
+        assert NegativeBinomial(mean=total * 0 + 9.333333, dispersion=total).mode.item() == 6.0
+
     def test_positional_arguments_are_torchs(self):
         assert NegativeBinomial(2.0, torch.tensor(0.5)).probs == 0.5
         assert NegativeBinomial(2.0, None, torch.tensor(0.0)).mean == 2.0
@@ -136,6 +142,16 @@ class TestMeanAndDispersion:
         torch.testing.assert_close(dist.logits, (MEAN / SIZE).log(), rtol=0.0, atol=8 * U * size.item())
         assert dist.event_shape == ()
         assert not dist.has_rsample
+
+    def test_moments_are_differentiable(self):
+        mean, size = MEAN.clone().requires_grad_(), SIZE.clone().requires_grad_()
+        dist = by_mean(mean, size)
+        (slope,) = torch.autograd.grad(dist.mean.sum(), mean)
+        assert torch.equal(slope, torch.ones_like(MEAN))
+        in_mean, in_size = torch.autograd.grad(dist.variance.sum(), (mean, size))
+        # of m + m²/r: two or three products and quotients, and a sum
+        torch.testing.assert_close(in_mean, 1 + 2 * MEAN / SIZE, rtol=8 * U, atol=0.0)
+        torch.testing.assert_close(in_size, -((MEAN / SIZE) ** 2), rtol=8 * U, atol=0.0)
 
     @pytest.mark.parametrize(("mean", "size"), [(0.2, 0.5), (7.3, 0.9), (7.3, 2.5), (40.0, 1e9), (7.3, INF)])
     def test_the_mode_is_the_most_probable_count(self, mean, size):

@@ -27,7 +27,8 @@ from refimpl.negative_binomial import (
     poisson_cdf_gradient,
 )
 from refimpl.negative_binomial_sums import MAX_TERMS, sum_from_mode, sum_from_zero
-from refimpl.scaled import sc_pair
+from refimpl.negative_binomial_terms import tail_vanishes
+from refimpl.scaled import sc_log, sc_pair
 from tests.budget import examples
 
 POINTS = Path(__file__).parent / "data" / "negative_binomial_points.csv"
@@ -414,3 +415,21 @@ def test_errors_name_the_element_and_the_shapes():
         negative_binomial_cdf(np.zeros((2, 1)), np.ones(2), 1.0)
     with pytest.raises(TypeError, match="r must hold floats or integers, got dtype bool"):
         negative_binomial_cdf(1.0, 1.0, np.array([True]))
+
+
+@pytest.mark.parametrize("size", [2.0**1001, 2.0**1023])
+def test_a_tail_from_a_huge_mean_outwards_does_not_vanish(size):
+    """Chernoff's bound of the tail from the mean on is 1, at the scale where sums would overflow, too."""
+    assert not tail_vanishes(size, size, size, 50.0)
+    assert tail_vanishes(size, 0.5 * size, size, 50.0)
+    assert tail_vanishes(0.25 * size, 0.5 * size, size, 50.0)
+
+
+@pytest.mark.parametrize("power", [-50, -70, -100])
+def test_a_scaled_logarithm_near_one_keeps_its_digits(power):
+    for number in ((0.5, 2.0 ** (power - 1), 1), (1.0 - 2.0**-53, 2.0**-53 + 2.0**power, 0)):
+        hi, lo = sc_pair(sc_log(number))
+        with mpmath.workdps(60):
+            exact = mpmath.log1p(mpmath.mpf(2) ** power)
+            # a double-double holds 2^-104 of it
+            assert abs(mpmath.mpf(hi) + mpmath.mpf(lo) - exact) <= exact * mpmath.mpf(2) ** -96
