@@ -79,7 +79,8 @@ def off(found: Long, true: Long, form: str) -> Long:
 
 def _last_place(size: Long, info: np.finfo) -> Long:
     _, exponent = np.frexp(size)
-    return np.maximum(np.ldexp(np.longdouble(info.eps), exponent - 1), np.longdouble(info.smallest_subnormal))
+    place = np.where(size > 0, np.ldexp(np.longdouble(info.eps), exponent - 1), 0)
+    return np.maximum(place, np.longdouble(info.smallest_subnormal))
 
 
 def normwise(found: Long, true: Long, form: str) -> float:

@@ -24,8 +24,8 @@ class Method:
     """One way to the loss.
 
     `build` imports what it needs and gives the loss of (x, y, tau); `needs` estimates the bytes of forward
-    and backward in float32; `package` is the distribution whose release is named; `least` the fewest features;
-    `sphere` says that rows have to be of length 1; `compiles` that a new shape is compiled.
+    and backward in float32; `package` is the distribution whose release is named; `least` the fewest
+    features; `sphere` says that rows have to be of length 1; `compiles` that a new shape is compiled.
     """
 
     title: str

@@ -95,7 +95,7 @@ def cell(found: Peers, name: str, batch: int, features: int) -> str:
     refused = refusal(METHODS[name], batch, features)
     if refused:
         return refused
-    one = found.times[batch, features][name]
+    one = found.times[batch, features].get(name, {"missing": ""})
     for problem in ("missing", "failed"):
         if problem in one:
             return problem
