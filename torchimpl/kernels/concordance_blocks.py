@@ -219,7 +219,7 @@ def middle(y: Tensor) -> Tensor:
 def make_products(x: Tensor, y: Tensor, inverse_tau: float, *, narrow: bool) -> Products:
     """The centred points if exponents from float64 products are good enough for results in float32.
 
-    The bound is the filter's with the roundoff of float64; K + 8 includes the roundings of the centred points.
+    The bound is the filter's with the roundoff of float64; K + 8 includes the roundings of the centring.
     """
     batch, features = x.shape
     terms, width = features + (-features) % 4, batch + (-batch) % GROUP

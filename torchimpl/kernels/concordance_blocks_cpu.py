@@ -1,4 +1,4 @@
-"""InfoNCE of points of any dimension on the CPU: a float32 filter finds the pairs that count, exact sums follow.
+"""InfoNCE of points of any dimension on the CPU: a float32 filter finds pairs that count, then exact sums.
 
 With centred points, s_ij = x_i·y_j - |y_j|²/2 is τ/2 times the exponent of source j, up to a term of the row.
 Block by block of rows, S approximates s in float32, |S_ij - s_ij| <= slack_i. Every source with
@@ -11,10 +11,11 @@ source nearest to the row as the anchor, the row's own wherever no other is near
 
     e_ij = 2/τ Σ_k (y_jk - n_k)(x_k - n_k/2 - y_jk/2).
 
-Candidates are gathered feature by feature, so that all loops run over neighbours in memory. Rows for which more
-than a part of all sources are candidates are summed over all of them, a bundle of rows at a time; where whole
-blocks are like that, the next blocks do without the filter. Where the result will be rounded to float32, such
-rows take their exponents from float64 products, as long as their bound allows; all moments are of differences.
+Candidates are gathered feature by feature, so that all loops run over neighbours in memory. Rows for which
+more than a part of all sources are candidates are summed over all of them, a bundle of rows at a time; where
+whole blocks are like that, the next blocks do without the filter. Where the result will be rounded to
+float32, such rows take their exponents from float64 products, as long as their bound allows; all moments are
+of differences.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def add_moments(problem: Problem, rows: Places, weights: Array, moments: Array, 
 
 @loops
 def sum_bundle(
-    problem: Problem, known: Products, rows: Places, used: int, inverse_tau: float, log_eps: float, local: Array,
-    bundle: Array, by_feature: Array,
+    problem: Problem, known: Products, rows: Places, used: int, inverse_tau: float, log_eps: float,
+    local: Array, bundle: Array, by_feature: Array,
 ) -> None:  # fmt: skip
     """A bundle of rows over all sources.
 
@@ -184,8 +185,8 @@ def compiled(key: str) -> Any:
 
     @njit(nogil=True, cache=True, error_model="numpy", fastmath=set(CONTRACT))
     def kernel(
-        problem: Problem, known: Filter, products: Products, begin: int, end: int, block: int, inverse_tau: float,
-        log_eps: float, by_source: Array, by_feature: Array,
+        problem: Problem, known: Filter, products: Products, begin: int, end: int, block: int,
+        inverse_tau: float, log_eps: float, by_source: Array, by_feature: Array,
     ) -> int:  # fmt: skip
         """Rows begin ... end - 1; τ/2 dL/dy is the sum of by_source (B, D) and by_feature (D, B), added to.
 
