@@ -45,7 +45,7 @@ def evaluated(x, y, cotangent, device, tau=0.1, eps=1e-8, narrow=False, grade="f
 def record(direct):
     """Note every tile of sums whose exponents are formed from differences."""
     # what looks for anchors keeps its own
-    importlib.import_module("torchimpl.kernels.concordance_cuda_space_kernels")
+    importlib.import_module("torchimpl.kernels.concordance_cuda_anchor_kernels")
     pairs = importlib.import_module("torchimpl.kernels.concordance_cuda_pairs_kernels")
     products = pairs.products
 

@@ -33,7 +33,7 @@ def programs(count: int, per_program: int) -> int:
 
 
 def launch(family: str, name: str, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Launch kernel `name` of a family ("line" or "space"); the first argument is a tensor on the device."""
+    """Launch a kernel of a family ("line", "anchor", "space") on the device of its first argument."""
     kernel = getattr(importlib.import_module(_MODULE.format(family)), name)
     device = arguments[0].device
     # Triton launches on the current device, whatever device the tensors are on

@@ -147,7 +147,7 @@ def nearest_sources(found: Units, middle: Centred, smaller: Tensor) -> Tensor:
     sides = (by_feature(side * smaller if found.wide else side) for side in (found.x, found.y))
     nearest = torch.empty(count, dtype=torch.int64, device=found.x.device)
     launch(
-        "space",
+        "anchor",
         "nearest",
         (programs(count, TILE.rows),),
         *(*sides, *middle[1:], found.inverse_tau, nearest, features, count),
@@ -166,7 +166,7 @@ def refine(found: Units, smaller: Tensor, nearest: Tensor) -> None:
     # shrunk differences may have vanished
     doubtful = (doubtful | (smaller < 1.0)) if found.wide else doubtful
     launch(
-        "space",
+        "anchor",
         "refined",
         (programs(count, TILE.rows),),
         *(by_feature(side) for side in (found.y, rows.anchor, rows.high, rows.low)),
