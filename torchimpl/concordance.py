@@ -76,11 +76,11 @@ def concordance_loss_nce(
     _known_impl(impl)
     working = checks.working_dtype(res1, res2)
     # squares of anything narrower than the working dtype stay inside its range (for a tau that is not absurd)
-    narrow = working not in (res1.dtype, res2.dtype)
-    wide = not narrow or not 1e-100 < tau < 1e100
+    grade = _grade(working, res1.dtype, res2.dtype)
+    wide = grade == "float64" or not 1e-100 < tau < 1e100
     x, y = _matrix(res1, working), _matrix(res2, working)
     _require_choice(impl, x)
-    losses, nearest = concordance_rows(x, y, tau=tau, eps=eps, rows=rows, wide=wide, narrow=narrow, impl=impl)
+    losses, nearest = concordance_rows(x, y, tau=tau, eps=eps, rows=rows, wide=wide, grade=grade, impl=impl)
     finite, dtype = all_finite(res1, res2), checks.result_dtype(res1, res2)
     if reduction == "none":
         return saturate(losses, checks.elementwise_dtype(res1, res2), finite)
@@ -127,6 +127,13 @@ def _matrix(residual: Tensor, dtype: torch.dtype) -> Tensor:
     return (residual if residual.dim() == 2 else residual.flatten(1)).to(dtype)
 
 
+def _grade(working: torch.dtype, *given: torch.dtype) -> str:
+    """How exact products of matrices have to be, for numbers of these dtypes."""
+    if working in given:
+        return "float64"
+    return "bf16" if set(given) == {torch.bfloat16} else "tf32x3"
+
+
 def _rows_per_block(chunk_size: object) -> int:
     """`chunk_size` checked; 0 stands for "from the shapes"."""
     if chunk_size is None:
@@ -148,8 +155,10 @@ def _known_impl(impl: object) -> str:
 
 def _require_choice(impl: str, x: Tensor) -> None:
     """Refuse an implementation that there is not for such tensors."""
+    if impl == "auto":
+        return
     found = choices(x.device.type, x.shape[1])
-    if impl != "auto" and impl not in found:
+    if impl not in found:
         raise ValueError(
             f"impl={impl!r} is not there for D = {x.shape[1]} on {x.device.type}; "
             f"use 'auto' or {' or '.join(map(repr, found))}"

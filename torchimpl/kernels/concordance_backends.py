@@ -17,6 +17,8 @@ from torchimpl.kernels.concordance import Pairs, loss_curvature, loss_gradient, 
 
 # what the caller may ask for
 IMPLS = ("auto", "exact-blocks", "sorted", "torch")
+# what products of matrices on CUDA are formed in, by the caller's tensors; float64 stands for all others
+GRADES = ("float64", "tf32x3", "bf16")
 
 # losses, nearest, normaliser, slopes
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -31,9 +33,14 @@ class Settings(NamedTuple):
     eps: float
     rows: int  # rows a block of plain torch, 0 = from the shapes
     wide: bool  # squares may leave float64
-    narrow: bool  # the caller's tensors were narrower than float64
+    grade: str  # one of GRADES
     slopes: bool  # a gradient will be wanted
     impl: str = "auto"  # one of IMPLS
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the results will be rounded to float32 or less."""
+        return self.grade != "float64"
 
 
 class Backend(NamedTuple):
@@ -88,9 +95,32 @@ def _plain_curvature(
 PLAIN = Backend(_plain_rows, _plain_gradient, _plain_curvature)
 
 
+def _spelled_out(function: Callable[..., Any], *options: str) -> Callable[..., Any]:
+    """A function of tensors, τ, ε and some options as one of tensors and `Settings`."""
+
+    def call(*arguments: Any) -> Any:
+        *tensors, settings = arguments
+        chosen = {name: getattr(settings, name) for name in options}
+        return function(*tensors, settings.tau, settings.eps, **chosen)
+
+    return call
+
+
 def _sorted() -> Backend:
-    module = _module("concordance_cpu")
-    return Backend(module.rows_sorted, module.gradient_sorted, _plain_curvature)
+    module, second = _module("concordance_cpu"), _module("concordance_sorted_second")
+    return Backend(module.rows_sorted, module.gradient_sorted, _spelled_out(second.curvature_sorted))
+
+
+def _blocks() -> Backend:
+    module = _module("concordance_blocks")
+    rows = _spelled_out(module.rows_blocks, "narrow", "slopes")
+    return Backend(rows, _spelled_out(module.gradient_blocks, "narrow"), _plain_curvature)
+
+
+def _cuda() -> Backend:
+    module = _module("concordance_cuda")
+    rows = _spelled_out(module.rows_cuda, "narrow", "slopes", "grade")
+    return Backend(rows, _spelled_out(module.gradient_cuda, "narrow", "grade"), _plain_curvature)
 
 
 def choices(device_type: str, features: int) -> tuple[str, ...]:
@@ -98,12 +128,16 @@ def choices(device_type: str, features: int) -> tuple[str, ...]:
 
     Example:
         >>> choices("cpu", 1)
-        ('sorted', 'torch')
+        ('sorted', 'exact-blocks', 'torch')
+        >>> choices("cpu", 8)
+        ('exact-blocks', 'torch')
         >>> choices("mps", 1)
         ('torch',)
     """
-    if device_type == "cpu" and features == 1:
-        return ("sorted", "torch")
+    if device_type == "cpu":
+        return ("sorted", "exact-blocks", "torch") if features == 1 else ("exact-blocks", "torch")
+    if device_type == "cuda" and _module("negative_binomial_cuda_triton").installed:
+        return ("sorted" if features == 1 else "exact-blocks", "torch")
     return ("torch",)
 
 
@@ -124,11 +158,14 @@ def backend(x: Tensor, y: Tensor, settings: Settings) -> Backend:
         The fastest for "auto", otherwise the one that is asked for, if there is one for the device and the
         features; plain torch where nothing counts, and on the CPU for NaN and inf.
     """
-    if _name(x, settings.impl) == "torch" or not x.numel() or x.dtype != torch.float64:
+    name = _name(x, settings.impl)
+    if name == "torch" or not x.numel() or x.dtype != torch.float64:
         return PLAIN
+    if x.device.type == "cuda":
+        return _cuda()
     if not (x.isfinite().all() and y.isfinite().all()):
         return PLAIN
-    return _sorted()
+    return _sorted() if name == "sorted" else _blocks()
 
 
 def slopes_shape(x: Tensor, settings: Settings) -> tuple[int, int, int]:

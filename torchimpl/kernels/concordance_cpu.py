@@ -44,7 +44,7 @@ def rows_sorted(x: Tensor, y: Tensor, settings: Settings) -> Four:
 
     Example:
         >>> x = torch.zeros(3, 1, dtype=torch.float64)
-        >>> settings = Settings(tau=1.0, eps=0.0, rows=0, wide=True, narrow=False, slopes=False)
+        >>> settings = Settings(tau=1.0, eps=0.0, rows=0, wide=True, grade="float64", slopes=False)
         >>> rows_sorted(x, x, settings)[0]  # log 3
         tensor([1.0986, 1.0986, 1.0986], dtype=torch.float64)
     """

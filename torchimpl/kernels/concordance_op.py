@@ -26,12 +26,12 @@ def _rows_op(
     eps: float,
     rows: int,
     wide: bool,
-    narrow: bool,
+    grade: str,
     slopes: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss and anchor of every row, (B,), the normaliser, (2, B), and the slopes of the sum, (2, B, D)."""
-    settings = Settings(tau, eps, rows, wide, narrow, slopes, impl)
+    settings = Settings(tau, eps, rows, wide, grade, slopes, impl)
     return backend(x, y, settings).rows(x, y, settings)
 
 
@@ -48,12 +48,12 @@ def _gradient_op(
     eps: float,
     rows: int,
     wide: bool,
-    narrow: bool,
+    grade: str,
     slopes: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
     """Vector-Jacobian product of the row losses, from the slopes that were saved or from all pairs again."""
-    settings = Settings(tau, eps, rows, wide, narrow, slopes, impl)
+    settings = Settings(tau, eps, rows, wide, grade, slopes, impl)
     return backend(x, y, settings).gradient(cotangent, x, y, nearest, normaliser, saved, settings)
 
 
@@ -71,12 +71,12 @@ def _curvature_op(
     eps: float,
     rows: int,
     wide: bool,
-    narrow: bool,
+    grade: str,
     slopes: bool,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Vector-Jacobian product of `_gradient_op` with (ux, uy), for cotangent, x and y."""
-    settings = Settings(tau, eps, rows, wide, narrow, slopes, impl)
+    settings = Settings(tau, eps, rows, wide, grade, slopes, impl)
     return backend(x, y, settings).curvature(ux, uy, cotangent, x, y, nearest, normaliser, settings)
 
 
@@ -203,7 +203,7 @@ def concordance_rows(
     eps: float,
     rows: int = 0,
     wide: bool = True,
-    narrow: bool = False,
+    grade: str = "float64",
     impl: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Loss of every row and index of the source nearest to it, (B,), for (B, D) inputs in the working dtype.
@@ -217,6 +217,6 @@ def concordance_rows(
     """
     # where autograd is not seen here (a transformation of torch.func), the gradient visits the pairs again
     slopes = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
-    options = Settings(tau, eps, rows, wide, narrow, slopes, impl)._asdict()
+    options = Settings(tau, eps, rows, wide, grade, slopes, impl)._asdict()
     outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _Rows.apply(x, y, options)
     return outputs[0], outputs[1]

@@ -119,7 +119,7 @@ def sum_row(
 
 @compiled
 def sum_group(
-    rows: Rows, begin: int, end: int, centre: float, radius: float, sources: Array, starts: Array,
+    rows: Rows, begin: int, end: int, centre: float, radius: float, sources: Array, starts: Places,
     blocks: int, scale: float, log_eps: float, cut_off: float, columns: Array, base: int, space: Array,
     strip: Array,
 ) -> None:  # fmt: skip
