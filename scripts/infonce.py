@@ -67,7 +67,7 @@ def run_accuracy(options: argparse.Namespace, bar: Progress) -> tuple[str, bool]
         study[units[number]] = found
         bar.update(task, description=f"accuracy: {units[number].layout}", advance=1)
     own = [
-        (unit.form, found.worst())
+        (unit.form, found.judged)
         for unit, settings in study.items()
         for setting, found in settings.items()
         if setting.name not in accuracy.FORMULAS

@@ -170,6 +170,17 @@ def test_normwise_errors_are_relative_to_the_largest_component():
     assert np.isinf(accuracy.normwise(found * np.nan, true, "float64"))
 
 
+def test_tiny_losses_are_shown_but_not_judged():
+    rows = np.array([1.0, accuracy.TINY / 4], np.longdouble)
+    true = accuracy.Truth(rows, rows.mean(), rows[:, None], rows[:, None])
+    small = accuracy.Truth(rows[1:], rows[1], rows[1:, None], rows[1:, None])
+    assert accuracy.errors(small._replace(mean=2 * small.mean), small, "float64") == (0.0, 1.0, 0.0, 0.0)
+    found = true._replace(rows=rows * np.array([1.0, 1.5]))
+    assert accuracy.errors(found, true, "float64") == (0.5, 0.0, 0.0, 0.0)
+    found = true._replace(rows=rows * np.array([1.5, 1.0]))
+    assert accuracy.errors(found, true, "float64").judged == 0.5
+
+
 @needs_long_double
 def test_a_wrong_loss_is_noticed_in_every_column():
     unit = accuracy.Unit("normal", "float64", 2)
@@ -190,6 +201,7 @@ def test_our_loss_meets_the_targets_on_small_batches(form, features):
         # a loss of exp(-z) has the error of z, at most 745, in D + 8 roundings
         tiny = (features + 8) * U * 745 if form == "float64" else 0.0
         for setting, errors in own.items():
+            assert errors.judged <= accuracy.TARGETS[form], (name, setting)
             assert errors.worst() <= max(accuracy.TARGETS[form], tiny), (name, setting)
 
 

@@ -75,7 +75,7 @@ def peers_page(found: peers.Peers) -> str:
 
 
 def _triple(found: Errors | None) -> str:
-    return " / ".join(_error(value) for value in found) if found else "none"
+    return " / ".join(_error(value) for value in found[:3]) if found else "none"
 
 
 def _error(value: float) -> str:
@@ -105,12 +105,13 @@ def accuracy_page(study: Study, reference: float, sizes: dict[int, int]) -> str:
         every = [worst(chosen(study, form=form, name=name)) for name in names]
         rows.append(["**largest**", *(f"**{_triple(found)}**" for found in every)])
         heads = [*(f'`impl="{name}"`' for name in own), *(TITLES[name] for name in names[len(own) :])]
-        most = max(found.worst() for found, name in zip(every, names, strict=True) if found and name in own)
+        most = max(found.judged for found, name in zip(every, names, strict=True) if found and name in own)
         target = accuracy.TARGETS[form]
         verdict = "met" if most <= target else "**missed**"
         parts.append(
             f"### {form}: {UNITS[form]}\n\n{table(['', *heads], rows)}\n"
-            f"Target of this package: {target:g}; largest error {_error(most)}: {verdict}.\n"
+            f"Target of this package: {target:g}. Largest error where the loss is 10⁻¹⁶ or more: "
+            f"{_error(most)}, {verdict}. A smaller loss is exp(-z) and has the error of z, up to 745.\n"
         )
         settings = [(tau, eps) for tau in accuracy.TAUS for eps in accuracy.EPSES]
         rows = [

@@ -195,7 +195,8 @@ def growth(batches: list[int], seconds: float) -> dict[str, list[float]]:
 def curve(way: str, features: int, batches: list[int], longest: float) -> list[float | None]:
     """Median seconds by batch size of one of our implementations or of another method.
 
-    None from the first size on whose call would be longer than `longest`, or which is not offered.
+    None from the first size on whose call would be longer than `longest` if time were quadratic in the
+    batch, and where the way is not offered.
     """
     if way in METHODS:
         loss = METHODS[way].build()
@@ -204,15 +205,14 @@ def curve(way: str, features: int, batches: list[int], longest: float) -> list[f
     else:
         return [None] * len(batches)
     found: list[float | None] = []
-    for batch in batches:
+    for before, batch in zip([batches[0], *batches], batches, strict=False):
+        if found and found[-1] * (batch / before) ** 2 > longest:
+            break
         case = inputs(batch, features, sphere=False)
         evaluate(loss, case)
-        one = timed(lambda case=case: evaluate(loss, case), 1)
-        repeat = max(1, math.ceil(SAMPLE / one))
         run = {"run": lambda case=case: evaluate(loss, case)}
+        repeat = max(1, math.ceil(SAMPLE / timed(run["run"], 1)))
         found.append(median(alternating(run, {"run": repeat}, 0.0)["run"]))
-        if found[-1] > longest:
-            break
     return found + [None] * (len(batches) - len(found))
 
 
