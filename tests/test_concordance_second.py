@@ -12,7 +12,8 @@ count of roundings, all from the formulas of `concordance_sorted_second_groups`:
   coefficients and Horner's scheme: 3 (TERMS + 2) and 2 TERMS, times e^2 because exp(2uv/τ) is a sum of terms
   that may alternate, |2uv/τ| <= 1. Distances are counted from the middle of a block, whose half width is at
   most sqrt(τ): |y-n| becomes |y-n| + 2 sqrt(τ).
-- ux, uy enter by their size, not by their differences, apart from what all have in common.
+- in groups, ux, uy enter by their size, not by their differences, apart from what all have in common;
+- the own term of a row that is alone is left out of p_ij and of 1 - p_ii.
 """
 
 import ast
@@ -158,31 +159,46 @@ def expected(exact, vectors):
 
 def bounds(exact, vectors, path, common=0.0):
     """The bound of each element, as the head of this file derives it; `common` is a part of all ux and uy."""
-    ux, uy = (np.abs(np.asarray(v, np.longdouble) - common) for v in vectors[:2])
-    c = np.abs(np.asarray(vectors[2], np.longdouble))
-    un, i, size, factor = uy[exact.nearest], np.arange(len(ux)), len(ux), 2 / exact.tau
-    root, grouped = np.sqrt(exact.tau), path != "rows"
+    signed_x, signed_y, c = (np.asarray(v, np.longdouble) for v in vectors)
+    ux, uy, c = np.abs(signed_x - common), np.abs(signed_y - common), np.abs(c)
+    i, size, root, factor = np.arange(len(ux)), len(ux), np.sqrt(exact.tau), 2 / exact.tau
+    un, signed_n = uy[exact.nearest], signed_y[exact.nearest]
     count = 3 * size + 6 * (1 + math.log(size)) + 36
-    if grouped:
+    # a row whose own source dominates is alone on every path
+    ratio = np.exp(exact.exponent).sum(1)
+    alone = np.ones(size, bool) if path == "rows" else (ratio < 1.2) & (exact.nearest == i)
+    if path != "rows":
         split = min(SPREAD, float(2 * np.abs(exact.apart).max() / root) + 1)
         count += math.e**2 * (5 * TERMS + 6) + 12 * split
-    floor = 2 * root if grouped else 0
+    floor = np.where(alone, 0, 2 * root)[:, None]
     # weights times their counts of roundings
     p = exact.p * (count + 6 * np.abs(exact.exponent) + 6 * exact.eps_parts[:, None])
     eps_share = exact.eps_share * (count + 6 * exact.eps_parts)
     if size > second.WHOLE:
         # a source that is left out weighs less than 2^-60 / B
         p = p + 2.0**-7 / size
+    others = p.copy()
+    others[i[alone], i[alone]] = 0
+
+    def sizes(difference, *parts):
+        """Sizes of differences where a row is alone, else of what is subtracted."""
+        mask = alone.reshape(-1, *[1] * (difference.ndim - 1))
+        return np.where(mask, np.abs(difference), sum(parts))
+
     z, apart, away = np.abs(exact.z) + floor, np.abs(exact.apart) + floor, np.abs(exact.away)
-    u, along = uy + un[:, None], ux + un
+    u, along = sizes(signed_y - signed_n[:, None], uy, un[:, None]), sizes(signed_x - signed_n, ux, un)
+    to_own = sizes(signed_y - signed_y[:, None], uy, uy[:, None], 2 * un[:, None])
+    to_sources = sizes(signed_x[:, None] - signed_y, ux[:, None], uy, un[:, None])
+    own = sizes(signed_x - signed_y, ux, uy)
     slope, base = z * (u + along[:, None]) + away[:, None] * u, away * along
     origin, rest = np.where(exact.by_eps, 0, base), np.where(exact.by_eps, base, 0)
     mean = (p * (slope + rest[:, None])).sum(1) + eps_share * origin
     q = p * (slope + (rest + mean / count)[:, None]) + exact.p * mean[:, None]
-    own_slope = np.where(exact.by_eps, np.abs(exact.x - exact.y) * (ux + uy), slope[i, i])
-    first = eps_share * (ux + uy) + (p * (u + u[i, i][:, None])).sum(1)
+    own_slope = np.where(exact.by_eps, np.abs(exact.x - exact.y) * own, slope[i, i])
+    first = eps_share * own + (others * to_own).sum(1)
     turned = (eps_share * (origin + mean / count) + exact.eps_share * mean) * away + (q * z).sum(1)
-    crossed = (c[:, None] * p * (ux[:, None] + u)).sum(0) + c * (eps_share + p.sum(1)) * (ux + uy)
+    crossed = (c[:, None] * others * to_sources).sum(0)
+    crossed += c * np.where(alone, eps_share + others.sum(1), count) * own
     return (
         U * factor * (count * own_slope + mean),
         U * factor * c * (first + factor * turned),
@@ -227,6 +243,16 @@ def test_adversarial_batches(kind, size, seed, tau, eps, path, spread):
     vectors = directions(size, seed)
     vectors = vectors * 10.0 ** np.random.default_rng(seed).uniform(-spread, spread, vectors.shape)
     check(vectors, *batch(kind, size, seed), tau, eps, path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_directions_of_many_magnitudes(kind, path):
+    """The error of a row or source follows the sizes that it meets, not the largest one."""
+    for seed in range(3):
+        powers = np.random.default_rng(seed).uniform(-8, 8, (3, 40))
+        for eps in (0.0, 1e6):
+            check(directions(40, seed) * 10.0**powers, *batch(kind, 40, seed), 1.0, eps, path)
 
 
 @settings(max_examples=examples(60))
@@ -363,10 +389,10 @@ def test_extreme_magnitudes(path):
     rng = np.random.default_rng(41)
     noise, (ux, uy, cotangent) = rng.normal(size=size), directions(size, 41)
     none = np.zeros(size)
-    far = (none, np.full(size, 1e200)), (none, np.full(size, -1e300)), (1e200 * noise, none + 1e160)
+    far = [(none, np.full(size, 1e200)), (none + 1.7e308, none - 1.7e308), (1e200 * noise, none + 1e160)]
     for x, y in far:
-        check((ux, none, cotangent), x, y, 0.1, 0.0, path)
-        check((ux, uy, cotangent), x, y, 0.1, 1e-8, path)
+        check((ux / 1024, none, cotangent), x, y, 0.1, 0.0, path)
+        check((ux / 1024, uy / 1024, cotangent), x, y, 0.1, 1e-8, path)
     for eps in (0.0, 1e-8):
         check((ux, uy, cotangent), 5e-324 * np.round(5 * noise), 1e-310 * noise, 0.1, eps, path)
         for tau in (1e-200, 1e200):
