@@ -59,10 +59,10 @@ def add_features(
     t = total[start:stop]
     for j in range(stop - start):
         v0, v1, v2, v3 = p0[j], p1[j], p2[j], p3[j]
-        first = t[j] + (v0 - n0) * ((h0 - 0.5 * v0) + l0)
-        second = first + (v1 - n1) * ((h1 - 0.5 * v1) + l1)
-        third = second + (v2 - n2) * ((h2 - 0.5 * v2) + l2)
-        t[j] = third + (v3 - n3) * ((h3 - 0.5 * v3) + l3)
+        left = (v0 - n0) * ((h0 - 0.5 * v0) + l0) + (v1 - n1) * ((h1 - 0.5 * v1) + l1)
+        right = (v2 - n2) * ((h2 - 0.5 * v2) + l2) + (v3 - n3) * ((h3 - 0.5 * v3) + l3)
+        # pairs first: the chain of additions is a quarter as long
+        t[j] += left + right
 
 
 @loops
