@@ -382,6 +382,15 @@ def test_what_is_not_finite_shows(path, which, bad):
         assert values[60] == right[60]
 
 
+def test_a_source_without_weight_does_not_matter():
+    """Beside ε the sources weigh nothing: an infinite direction stays in its own row."""
+    x, y, ones = np.zeros(2), np.full(2, 1e4), np.ones(2)
+    found, _ = evaluate((ones, np.array([2.0, np.inf]), ones), x, y, 0.1, 0.5, "rows")
+    clean, _ = evaluate((ones, np.array([2.0, 3.0]), ones), x, y, 0.1, 0.5, "rows")
+    assert [values[0] for values in found] == [values[0] for values in clean]
+    assert not any(np.isfinite(values[1]) for values in found)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_extreme_magnitudes(path):
     """Squares of the distances overflow or vanish; the derivatives do not."""
