@@ -79,6 +79,22 @@ def midway(features):
     return x, y
 
 
+def doubtful(features):
+    """A row whose rounded distances to all sources are equal; two of them are nearer than its own."""
+    x, y = np.zeros((2, 3, features))
+    y[1:, 0] = y[2, 1] = 1.0
+    x[:] = y
+    x[0, 0] = 1e20
+    return x, y
+
+
+def misleading(features):
+    """As `doubtful`, but the products beside the first anchor are equal, too: the second is 1024 too far."""
+    x, y = doubtful(features)
+    y[2, 1], y[1, 1] = 0.0, 32.0
+    return x, y
+
+
 def in_a_row(features):
     """Three tiles: the first and the last are far from each other, whatever the arithmetic."""
     x, y = pair(features, size=24, noise=0.05)
@@ -150,6 +166,8 @@ GRADED = {
         for width, options in (("float64", {}), ("float32", NARROW))
         if width == "float64" or "huge" not in name
     },
+    "isolated more softly, narrow, by products": (isolated, {"eps": 0.0, "tau": 0.05} | PRODUCTS | NARROW),
+    "doubtful, narrow, by products": (doubtful, {"eps": 0.0, "tau": 1.0} | PRODUCTS | NARROW),
     **{f"in a row by {grade}": (in_a_row, PRODUCTS | {"grade": grade}) for grade in GRADES},
 }
 SCALARS = {
@@ -166,9 +184,13 @@ def cases():
     """Name -> x, y, cotangent and options."""
     table = {}
     few = {"plain": WIDTHS["plain"]}
+    direct = {
+        "doubtful": (doubtful, {"eps": 0.0, "tau": 1.0}),
+        "misleading": (misleading, {"eps": 0.0, "tau": 1.0}),
+    }
     some = {name: HAZARDS[name] for name in ("plain", "far pairs", "one huge", "one row")}
     for widths, hazards in (
-        *(((1, 2), HAZARDS), ((3,), some | GRADED)),
+        *(((1, 2), HAZARDS), ((2,), direct), ((3,), some | GRADED)),
         *(((16, 17), WIDTHS), ((64,), few)),
     ):
         for features in widths:
@@ -285,6 +307,15 @@ def test_no_exponent_is_lost_between_huge_numbers(results, name):
     # 1/tau rounds once in an exponent of 1; exp and log1p round here and in the expectation
     allowed = 8 * (2.0**-30 if CASES[name][3].get("narrow") else 2.0**-53) * expected
     assert abs(results[name][0]["losses"][0] - expected) <= allowed
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("doubtful")])
+def test_anchors_that_distances_cannot_tell_are_found_by_differences(results, name):
+    # d_02 - d_01 = 1 of distances of 1e40; the cotangent of row 0 is 1
+    expected = 2 / (1 + math.e)
+    # products of 1 and halves are exact; exp, sum, quotient, product round here, as many in the expectation
+    allowed = 8 * (2.0**-30 if CASES[name][3].get("narrow") else 2.0**-53) * expected
+    assert abs(results[name][0]["gx"][0, 1] - expected) <= allowed
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("plain")])
