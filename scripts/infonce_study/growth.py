@@ -83,6 +83,7 @@ def draw(found: Growth, target: Path) -> None:
     from matplotlib import rc_context  # noqa: PLC0415 - only who draws needs it
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import NullFormatter  # noqa: PLC0415
 
     widths = sorted({one.features for one in CURVES})
     colours = {"sorted": "#0072b2", "exact-blocks": "#009e73", "torch": "#e69f00", "cdist": "#cc79a7"}
@@ -98,6 +99,7 @@ def draw(found: Growth, target: Path) -> None:
                     colour = colours.get(one.way, "#d55e00")
                     panel.plot(*zip(*points, strict=True), one.style, color=colour, ms=4.5, label=one.label)
             panel.set(xscale="log", yscale="log", xlabel="batch size B", title=f"D = {features}")
+            panel.xaxis.set_minor_formatter(NullFormatter())
             panel.grid(alpha=0.3)
             panel.legend(frameon=False)
         panels[0].set_ylabel("forward and backward, one thread (s)")
