@@ -195,6 +195,7 @@ def compiled(key: str) -> Any:
         """
         count, features, width = len(problem.x), problem.x.shape[1], len(known.bias)
         s, maxima = np.empty((block, width), np.float32), np.empty((block, width // GROUP), np.float32)
+        groups = np.empty(width // GROUP + 1, np.int64)
         places, local, weights = (
             np.empty(count + GROUP, np.int64),
             np.empty((BUNDLE, 3, features)),
@@ -213,7 +214,7 @@ def compiled(key: str) -> Any:
             for i in range(first, last):
                 found = -1
                 if filtered and known.slack[i] < math.inf:
-                    found = find_candidates(known, i, count, s[i - first], maxima[i - first], places)
+                    found = find_candidates(known, i, count, s[i - first], maxima[i - first], groups, places)
                 if found >= 0:
                     sum_sparse(
                         problem, i, places, found, inverse_tau, log_eps, local[0], weights, room, by_source

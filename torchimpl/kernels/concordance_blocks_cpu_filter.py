@@ -114,7 +114,9 @@ def largest(values: Any) -> Any:
 
 
 @loops
-def find_candidates(known: Filter, i: int, count: int, s: Singles, maxima: Singles, places: Places) -> int:
+def find_candidates(
+    known: Filter, i: int, count: int, s: Singles, maxima: Singles, groups: Places, places: Places
+) -> int:
     """Write the candidates of row i, its own source first; return how many, -1 for more than DENSE of all."""
     places[0] = i
     found = 1
@@ -127,13 +129,18 @@ def find_candidates(known: Filter, i: int, count: int, s: Singles, maxima: Singl
     # a float32 not above it
     limit = np.float32(max(least - 2.0**-22 * abs(least), 0.5 * NEVER))
     most = int(DENSE * count) - GROUP
+    # no branch depends on a comparison: half of them would be guessed wrong
+    hits = 0
     for g in range(len(maxima)):
-        if maxima[g] >= limit:
-            if found > most:
-                return -1
-            for j in range(g * GROUP, g * GROUP + GROUP):
-                places[found] = j
-                found += 1 if s[j] >= limit else 0
+        groups[hits] = g
+        hits += 1 if maxima[g] >= limit else 0
+    for h in range(hits):
+        if found > most:
+            return -1
+        start = groups[h] * GROUP
+        for j in range(start, start + GROUP):
+            places[found] = j
+            found += 1 if s[j] >= limit else 0
     return found
 
 
