@@ -110,8 +110,8 @@ def accuracy_page(study: Study, reference: float, sizes: dict[int, int]) -> str:
         verdict = "met" if most <= target else "**missed**"
         parts.append(
             f"### {form}: {UNITS[form]}\n\n{table(['', *heads], rows)}\n"
-            f"Target of this package: {target:g}. Largest error where the loss is 10⁻¹⁶ or more: "
-            f"{_error(most)}, {verdict}. A smaller loss is exp(-z) and has the error of z, up to 745.\n"
+            f"Target of this package: {target:g}. Largest error where the number is 10⁻¹⁶ or more: "
+            f"{_error(most)}, {verdict}. A smaller one is exp(-z) and has the error of z, up to 745.\n"
         )
         settings = [(tau, eps) for tau in accuracy.TAUS for eps in accuracy.EPSES]
         rows = [
