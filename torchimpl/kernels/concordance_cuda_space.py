@@ -121,7 +121,8 @@ def centred(found: Units, smaller: Tensor, grade: str) -> Centred:
         # out of the range of float32, or so small that products are
         norms = [torch.where(norm < 2.0**60, norm + 2.0**-60, torch.inf) for norm in norms]
     # distances that have to be shrunk are formed from differences
-    unit = torch.where(smaller < 1.0, torch.inf, chosen.once + 2 * (features + 8) * chosen.each)
+    unit = torch.full_like(smaller, chosen.once + 2 * (features + 8) * chosen.each)
+    unit = torch.where(smaller < 1.0, torch.inf, unit)
     x, y = (by_feature(side.to(chosen.dtype)) for side in sides)
     return Centred(chosen, x, y, squares[0], squares[1], norms[0], norms[1], unit)
 
