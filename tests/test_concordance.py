@@ -554,6 +554,21 @@ def test_curvature_of_a_row_far_from_two_sources():
     assert abs(curvature[0].item() - expected) <= 24 * U * expected
 
 
+@pytest.mark.parametrize("distance", [1e6, 1e9])
+def test_curvature_of_a_row_far_from_its_own_and_another_source(distance):
+    step = 1e-3 / distance
+    x, y = (torch.tensor([[a], [b]], dtype=torch.float64) for a, b in ((0.0, distance), (step, 0.0)))
+    pairs = Pairs(x, y, tau=1.0, eps=0.0, rows=0, wide=True)
+    losses, normaliser = loss_rows(pairs)
+    along = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    slope, _, _ = loss_curvature(pairs, along, torch.zeros_like(y), torch.ones_like(losses), normaliser)
+    # row 1: log(1 + e^s) with s = 2 distance step - step², along x
+    s = mpmath.mpf(2) * distance * step - mpmath.mpf(step) ** 2
+    expected = 2 * step / (1 + mpmath.exp(-s))
+    # two products of two factors, their sum and factor; a weight with an exponent of 6 roundings
+    assert abs(slope[1].item() / expected - 1) <= 16 * U
+
+
 def test_hessian_by_reverse_over_reverse():
     x = torch.tensor([0.3, -0.2, 1.0], dtype=torch.float64)
     y = torch.tensor([0.1, 0.4, -0.5], dtype=torch.float64)

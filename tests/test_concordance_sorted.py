@@ -191,7 +191,7 @@ def test_blocks_cover_the_window_and_are_narrow(radius, centre):
     sources = np.sort(np.random.default_rng(2).normal(size=500))
     starts = np.empty(501, np.int64)
     tau = 0.1
-    count = cut(sources, 3, 480, centre, radius, tau, starts)
+    count = cut(sources, 3, 480, centre, radius, tau, starts, math.inf, -math.inf)
     borders = starts[: count + 1]
     assert borders[0] == 3
     assert borders[-1] == 480
@@ -225,7 +225,7 @@ def test_groups_and_single_rows_are_both_reached(kind, path, monkeypatch):
     monkeypatch.setattr(sums, path, lambda *arguments: (found.append(1), original(*arguments)))
     x, y = _layouts(SIZE, np.random.default_rng(0))[kind]
     units, rows = _sorted_rows(x, y, 0.1)
-    options = (float(units.inverse_tau), -math.inf, cut_off(SIZE), np.zeros(SIZE), 0, SIZE)
+    options = (float(units.inverse_tau), -math.inf, cut_off(SIZE), np.zeros(SIZE), 0, SIZE, True)
     sums.sum_rows.py_func(rows.found, 0, SIZE, rows.sources, *options)
     assert found
 

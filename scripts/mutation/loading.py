@@ -105,6 +105,12 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             fullname, file, loader=self, submodule_search_locations=[] if file.name == "__init__.py" else None
         )
 
+    def _caches_hold(self) -> bool:
+        """Whether compiled code is the real package's: its own name, and the change is not compiled in."""
+        if self.name != self.package or self.mutation is None:
+            return False
+        return not self.mutation.module.startswith("kernels/negative_binomial")
+
     def exec_module(self, module: types.ModuleType) -> None:
         path = Path(module.__spec__.origin)
         tree = ast.parse(path.read_text())
@@ -113,7 +119,7 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         plain = self.package == "refimpl"
         if plain:
             module.__dict__["__divide__"] = pure.divide
-        if not plain:
+        if not plain and not self._caches_hold():
             tree = _Uncached().visit(tree)
         if self.name != self.package:
             tree = (_Plain if plain else _Renamed)(self.package, self.name).visit(tree)
@@ -142,6 +148,8 @@ def loaded(package: str, name: str, mutation: Mutation | None) -> Iterator[types
 
 def plain_torch(package: types.ModuleType) -> None:
     """Let plain torch answer on the CPU, too, where a loaded torchimpl has a compiled kernel."""
+    concordance = importlib.import_module(f"{package.__name__}.kernels.concordance_backends")
+    concordance.choices = lambda _device, _features: ("torch",)
     kernels = f"{package.__name__}.kernels.negative_binomial"
     dense, ops, log_pmf, second = (
         importlib.import_module(kernels + part) for part in ("", "_ops", "_log_pmf", "_second")

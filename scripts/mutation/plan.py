@@ -45,6 +45,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
     "registry": (),
     "kernels/blocks": (),
     "kernels/concordance": ("concordance_loss_nce",),
+    "kernels/concordance_backends": (),
     "kernels/concordance_op": ("concordance_loss_nce",),
     "kernels/negative_binomial": _COUNTS[:2],
     "kernels/negative_binomial_constants": (*_COUNTS[:2], "nll_loss"),
@@ -66,7 +67,7 @@ BY_TESTS: dict[str, frozenset[str]] = {
     "kernels/concordance": frozenset({"_rows_per_block", "rows_per_block"}),
     "kernels/negative_binomial": frozenset({"_evaluate_dense", "_evaluate_dense_block"}),
 }
-TESTS_ALONE = frozenset({"registry", "distributions", "kernels/blocks"})
+TESTS_ALONE = frozenset({"registry", "distributions", "kernels/blocks", "kernels/concordance_backends"})
 # a survivor of the engine goes on to the tests: these hold a kernel's own functions, every place of its
 # domain, what a kernel is handed, and the wording of messages, of which the engine asks little
 TESTS_TOO = frozenset(
@@ -77,7 +78,14 @@ TESTS_TOO = frozenset(
 
 # not part of the campaign: a changed kernel would have to be compiled anew, half a minute each; their tests
 # hold them to the plain ones, which are part of it
-COMPILED = ("_cpu", "_cuda", "kernels/compiled", "kernels/negative_binomial_log_pmf_one_pass")
+COMPILED = (
+    "_cpu",
+    "_cuda",
+    "kernels/compiled",
+    "kernels/concordance_blocks",
+    "kernels/concordance_sorted",
+    "kernels/negative_binomial_log_pmf_one_pass",
+)
 
 # the test files that judge those parts
 TESTS: dict[str, tuple[str, ...]] = {
@@ -96,6 +104,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "registry": ("test_registry",),
     "kernels/blocks": ("test_blocks",),
     "kernels/concordance": ("test_concordance",),
+    "kernels/concordance_backends": ("test_concordance_backends",),
     "kernels/concordance_op": ("test_concordance", "test_vmap", "test_no_sync"),
     "kernels/negative_binomial": ("test_kernels",),
     "kernels/negative_binomial_constants": ("test_kernels",),

@@ -326,6 +326,8 @@ def loss_curvature(
     gx = (first_x * pairs.two_over_tau + second_x * factor) * cotangent[:, None]
     first_y -= (cotangent * others)[:, None] * along
     gy = first_y * pairs.two_over_tau - second_y * factor
-    slope = (own_slope - origin) - mean_slope
+    # b_ii - b_in, as a sum of products of differences
+    own_ahead = factor * ((anchor - y) * along + away * (u_anchor - uy)).sum(1)
+    slope = torch.where(eps_weight > 0.5, own_slope, own_ahead) - mean_slope
     poisoned = pairs.poison[:, None]
     return slope + pairs.poison, gx + poisoned, gy + poisoned.sum(0)

@@ -6,6 +6,7 @@ where they are used first: Numba takes a second.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -98,6 +99,7 @@ PLAIN = Backend(_plain_rows, _plain_gradient, _plain_curvature)
 def _spelled_out(function: Callable[..., Any], *options: str) -> Callable[..., Any]:
     """A function of tensors, τ, ε and some options as one of tensors and `Settings`."""
 
+    @functools.wraps(function)
     def call(*arguments: Any) -> Any:
         *tensors, settings = arguments
         chosen = {name: getattr(settings, name) for name in options}

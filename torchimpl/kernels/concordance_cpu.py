@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +24,11 @@ from torchimpl.kernels.concordance_sorted_sums import sum_kernel, window_kernel
 
 ROWS_PER_PART = 4096
 MOST_PARTS = 8
-# up to so many rows every source with a weight above 0 counts
+# up to so many rows every source with a weight above 0 counts, one by one
 WHOLE = 512
 LARGEST_EXPONENT = 746.0
+# of the exponent of ε, as in `Pairs`
+HIGHEST_PEAK = sys.float_info.max / 4
 
 
 def rows_sorted(x: Tensor, y: Tensor, settings: Settings) -> Four:
@@ -48,14 +51,17 @@ def rows_sorted(x: Tensor, y: Tensor, settings: Settings) -> Four:
         >>> rows_sorted(x, x, settings)[0]  # log 3
         tensor([1.0986, 1.0986, 1.0986], dtype=torch.float64)
     """
-    rows, slopes = _evaluated(scaled(x, y, settings.tau), settings.eps, None, slopes=settings.slopes)
+    units = scaled(x, y, settings.tau)
+    rows, slopes = _evaluated(units, settings.eps, None, slopes=settings.slopes)
     order = rows.order
-    return (
-        _back(rows.found.loss, order.x),
-        _back(order.y[rows.found.anchor_place], order.x),
-        torch.stack((_back(rows.found.peak, order.x), _back(rows.found.total, order.x))),
-        slopes,
-    )
+    nearest = _back(order.y[rows.found.anchor_place], order.x)
+    peak, total = _back(rows.found.peak, order.x), _back(rows.found.total, order.x)
+    if settings.eps:
+        # where ε has the weight its exponent must be, to the bit, what `Pairs` will subtract it from
+        away = units.x - units.y[nearest]
+        exponent = away.square().sum(1) * units.inverse_tau + math.log(settings.eps)
+        peak = torch.where((peak > 0) & (exponent > 0), exponent.clamp(max=HIGHEST_PEAK), peak)
+    return _back(rows.found.loss, order.x), nearest, torch.stack((peak, total)), slopes
 
 
 def gradient_sorted(
@@ -148,7 +154,7 @@ def _evaluated(units: Scaled, eps: float, cotangent: Tensor | None, *, slopes: b
     log_eps = math.log(eps) if eps else -math.inf
     common = (rows, found.sources, float(units.inverse_tau), log_eps, cut_off(batch))
     tasks = [
-        (*common, *border, sums, span.start, span.stop - span.start)
+        (*common, *border, sums, span.start, span.stop - span.start, batch > WHOLE)
         for sums, border, span in zip(columns, borders, spans, strict=True)
     ]
     run_tasks(sum_kernel, tasks)

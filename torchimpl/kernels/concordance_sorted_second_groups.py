@@ -240,7 +240,7 @@ def second_rows(rows: SecondRows, sources: SecondSources, units: Units, pair_cos
         centre = rows.x[start] + radius
         reach = extent(centre, radius, sources.y[first], sources.y[last - 1])
         if units.area * reach * reach < FARTHEST and pairs * pair_cost > size + last - first:
-            blocks = cut(sources.y, first, last, centre, radius, tau, starts)
+            blocks = cut(sources.y, first, last, centre, radius, tau, starts, math.inf, -math.inf)
         if blocks == 0 or pairs * pair_cost <= size * blocks + last - first:
             for i in range(start, stop):
                 second_row(rows, i, sources, units, space[2], space[3])

@@ -11,7 +11,7 @@ docs/infonce.md derives the error and the cost.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -26,7 +26,9 @@ from torchimpl.kernels.concordance_sorted import (
     Rows,
     add_moments,
     add_polynomials,
+    add_spread,
     compiled,
+    concentrated,
     cut,
     excess,
     find_windows,
@@ -118,37 +120,119 @@ def sum_row(
 
 
 @compiled
+def add_pairs_to_rows(
+    rows: Rows, begin: int, end: int, sources: Array, scale: float, total: Array, moment: Array
+) -> None:
+    """A block source by source: what it adds to the sums of the rows of a group."""
+    for i in range(begin, end):
+        high, low, n = rows.high[i], rows.low[i], rows.anchor[i]
+        for source in sources:
+            size = exp(scale * excess(high, low, n, source))
+            total[i - begin] += size
+            moment[i - begin] += size * (source - n)
+
+
+@compiled
+def add_pairs_to_columns(
+    rows: Rows, begin: int, end: int, sources: Array, scale: float, share: Array, columns: Array
+) -> None:
+    """A block source by source: what the rows of a group add to its column sums."""
+    for i in range(begin, end):
+        if share[i - begin] == 0.0:
+            continue
+        high, low, n, x = rows.high[i], rows.low[i], rows.anchor[i], rows.x[i]
+        for j in range(len(sources)):
+            size = exp(scale * excess(high, low, n, sources[j]))
+            columns[j] += share[i - begin] * size * (x - sources[j])
+
+
+class Group(NamedTuple):
+    """Rows that are summed together."""
+
+    begin: int
+    end: int
+    centre: float
+    radius: float
+    lowest: float  # of their anchors
+    highest: float
+
+
+@compiled
+def add_block_to_rows(
+    rows: Rows, group: Group, sources: Array, scale: float, weights: Array, z: Array, total: Array,
+    moment: Array, strip: Array, sums: Array,
+) -> None:  # fmt: skip
+    """What one block of sources adds to the sums of a group's rows; leaves its weights and places behind."""
+    half_width = 0.5 * (sources[-1] - sources[0])
+    middle = sources[0] + half_width
+    moments, series, slopes, spread = sums[0], sums[1, :TERMS], sums[2, :TERMS], sums[3]
+    moments[:], spread[:] = 0.0, 0.0
+    near = group.lowest - middle < 2.0 * half_width and middle - group.highest < 2.0 * half_width
+    for j in range(0, len(sources), STRIP):
+        stop = min(j + STRIP, len(sources))
+        strip_of_sources(sources[j:stop], group.centre, middle, half_width, scale, weights[j:stop], z[j:stop])
+        if near:
+            add_spread(weights[j:stop], z[j:stop], stop - j, spread)
+        strip[0, : stop - j] = weights[j:stop]
+        add_moments(strip[0], z[j:stop], stop - j, moments)
+    if near and concentrated(spread):
+        add_pairs_to_rows(rows, group.begin, group.end, sources, scale, total, moment)
+        return
+    taylor(moments, scale * group.radius * half_width, half_width, series, slopes)
+    for i in range(group.begin, group.end, STRIP):
+        stop = min(i + STRIP, group.end)
+        here = slice(i - group.begin, stop - group.begin)
+        row_weights, t = strip[0, : stop - i], strip[1, : stop - i]
+        strip_of_rows(rows, i, stop, group.centre, middle, group.radius, scale, row_weights, t)
+        add_polynomials(
+            row_weights, t, middle, rows.anchor[i:stop], series, slopes, total[here], moment[here]
+        )
+
+
+@compiled
+def add_block_to_columns(
+    rows: Rows, group: Group, sources: Array, scale: float, weights: Array, z: Array, share: Array,
+    columns: Array, strip: Array, sums: Array,
+) -> None:  # fmt: skip
+    """What a group's rows add to the column sums of one block of sources."""
+    half_width, radius = 0.5 * (sources[-1] - sources[0]), group.radius
+    middle = sources[0] + half_width
+    moments, series, slopes, spread = sums[0], sums[1, :TERMS], sums[2, :TERMS], sums[3]
+    moments[:], spread[:] = 0.0, 0.0
+    near = radius > 0.0 and abs(group.centre - middle) - half_width < 2.0 * radius
+    for i in range(group.begin, group.end, STRIP):
+        stop = min(i + STRIP, group.end)
+        row_weights, t = strip[0, : stop - i], strip[1, : stop - i]
+        strip_of_rows(rows, i, stop, group.centre, middle, radius, scale, row_weights, t)
+        for m in range(stop - i):
+            row_weights[m] *= share[i - group.begin + m]
+        if near:
+            add_spread(row_weights, t, stop - i, spread)
+        add_moments(row_weights, t, stop - i, moments)
+    if near and concentrated(spread):
+        add_pairs_to_columns(rows, group.begin, group.end, sources, scale, share, columns)
+        return
+    taylor(moments, scale * radius * half_width, radius, series, slopes)
+    for j in range(0, len(sources), STRIP):
+        stop = min(j + STRIP, len(sources))
+        add_polynomials(
+            weights[j:stop], z[j:stop], group.centre, sources[j:stop], series, slopes, strip[0, : stop - j],
+            columns[j:stop],
+        )  # fmt: skip
+
+
+@compiled
 def sum_group(
-    rows: Rows, begin: int, end: int, centre: float, radius: float, sources: Array, starts: Places,
-    blocks: int, scale: float, log_eps: float, cut_off: float, columns: Array, base: int, space: Array,
-    strip: Array,
+    rows: Rows, group: Group, sources: Array, starts: Places, blocks: int, scale: float, log_eps: float,
+    cut_off: float, columns: Array, base: int, space: Array, strip: Array,
 ) -> None:  # fmt: skip
     """All rows of a group and all sources of its window, by blocks; rows that own sources dominate, alone."""
-    first = starts[0]
-    weights, z = space[0], space[1]
-    size = end - begin
-    total, moment, share = np.zeros(size), np.zeros(size), np.zeros(size)
-    moments, series, slopes = np.empty(TERMS + 1), np.empty(TERMS), np.empty(TERMS)
+    first, begin, end = starts[0], group.begin, group.end
+    weights, z, sums = space[0], space[1], np.empty((4, TERMS + 1))
+    total, moment, share = np.zeros(end - begin), np.zeros(end - begin), np.zeros(end - begin)
     for k in range(blocks):
-        low, high = starts[k], starts[k + 1]
-        half_width = 0.5 * (sources[high - 1] - sources[low])
-        middle = sources[low] + half_width
-        moments[:] = 0.0
-        for j in range(low, high, STRIP):
-            stop = min(j + STRIP, high)
-            here = slice(j - first, stop - first)
-            strip_of_sources(sources[j:stop], centre, middle, half_width, scale, weights[here], z[here])
-            strip[0, : stop - j] = weights[here]
-            add_moments(strip[0], z[here], stop - j, moments)
-        taylor(moments, scale * radius * half_width, half_width, series, slopes)
-        for i in range(begin, end, STRIP):
-            stop = min(i + STRIP, end)
-            here = slice(i - begin, stop - begin)
-            row_weights, t = strip[0, : stop - i], strip[1, : stop - i]
-            strip_of_rows(rows, i, stop, centre, middle, radius, scale, row_weights, t)
-            add_polynomials(
-                row_weights, t, middle, rows.anchor[i:stop], series, slopes, total[here], moment[here]
-            )
+        here, block = slice(starts[k] - first, starts[k + 1] - first), sources[starts[k] : starts[k + 1]]
+        add_block_to_rows(rows, group, block, scale, weights[here], z[here], total, moment, strip, sums)
     for i in range(begin, end):
         rest = total[i - begin] - 1.0
         if rest < DOMINATED - 1.0 and rows.own_place[i] == rows.anchor_place[i]:
@@ -160,31 +244,15 @@ def sum_group(
     if len(columns) == 0:
         return
     for k in range(blocks):
-        low, high = starts[k], starts[k + 1]
-        half_width = 0.5 * (sources[high - 1] - sources[low])
-        middle = sources[low] + half_width
-        moments[:] = 0.0
-        for i in range(begin, end, STRIP):
-            stop = min(i + STRIP, end)
-            row_weights, t = strip[0, : stop - i], strip[1, : stop - i]
-            strip_of_rows(rows, i, stop, centre, middle, radius, scale, row_weights, t)
-            for m in range(stop - i):
-                row_weights[m] *= share[i - begin + m]
-            add_moments(row_weights, t, stop - i, moments)
-        taylor(moments, scale * radius * half_width, radius, series, slopes)
-        for j in range(low, high, STRIP):
-            stop = min(j + STRIP, high)
-            here = slice(j - first, stop - first)
-            add_polynomials(
-                weights[here], z[here], centre, sources[j:stop], series, slopes, strip[0, : stop - j],
-                columns[j - base : stop - base],
-            )  # fmt: skip
+        here, block = slice(starts[k] - first, starts[k + 1] - first), sources[starts[k] : starts[k + 1]]
+        slots = columns[starts[k] - base : starts[k + 1] - base]
+        add_block_to_columns(rows, group, block, scale, weights[here], z[here], share, slots, strip, sums)
 
 
 @compiled
 def sum_rows(
     rows: Rows, begin: int, end: int, sources: Array, inverse_tau: float, log_eps: float, cut_off: float,
-    columns: Array, base: int, count: int,
+    columns: Array, base: int, count: int, by_blocks: bool,
 ) -> None:  # fmt: skip
     """Rows begin ... end - 1: their losses and slopes, and what they add to τ/2 dL/dy of other rows' sources.
 
@@ -199,6 +267,7 @@ def sum_rows(
         columns: (count,), added to, from the source `base` on; empty where no gradient is wanted.
         base: first source that any of the rows can see.
         count: how many sources they can see.
+        by_blocks: whether rows may be summed in groups; if not, all pairs are.
     """
     scale, tau = 2.0 * inverse_tau, 1.0 / inverse_tau
     space, strip = np.empty((4, count)), np.empty((2, STRIP))
@@ -219,16 +288,17 @@ def sum_rows(
             pairs += rows.last[i] - rows.first[i]
         size, width = stop - start, rows.x[stop - 1] - rows.x[start]
         radius, blocks = 0.5 * width, 0
-        if size > 1 and pairs * PAIR_COST > (size + last - first) * POINT_COST:
-            blocks = cut(sources, first, last, rows.x[start] + radius, radius, tau, starts)
+        anchors = rows.anchor[start:stop]
+        group = Group(start, stop, rows.x[start] + radius, radius, anchors.min(), anchors.max())
+        if by_blocks and size > 1 and pairs * PAIR_COST > (size + last - first) * POINT_COST:
+            blocks = cut(sources, first, last, group.centre, radius, tau, starts, group.lowest, group.highest)
         if blocks == 0 or pairs * PAIR_COST <= (size * blocks + last - first) * POINT_COST:
             for i in range(start, stop):
                 sum_row(rows, i, sources, scale, log_eps, cut_off, space[2], space[3], columns, base)
         else:
             sum_group(
-                rows, start, stop, rows.x[start] + radius, radius, sources, starts, blocks, scale, log_eps,
-                cut_off, columns, base, space, strip,
-            )  # fmt: skip
+                rows, group, sources, starts, blocks, scale, log_eps, cut_off, columns, base, space, strip
+            )
         start = stop
 
 
@@ -251,9 +321,9 @@ def compile_sums(key: str) -> Any:
     @njit(nogil=True, cache=True, error_model="numpy", fastmath=set(CONTRACT))
     def kernel(
         rows: Rows, sources: Array, inverse_tau: float, log_eps: float, cut_off: float, begin: int, end: int,
-        columns: Array, base: int, count: int,
+        columns: Array, base: int, count: int, by_blocks: bool,
     ) -> int:  # fmt: skip
-        sum_rows(rows, begin, end, sources, inverse_tau, log_eps, cut_off, columns, base, count)
+        sum_rows(rows, begin, end, sources, inverse_tau, log_eps, cut_off, columns, base, count, by_blocks)
         return len(key)
 
     return kernel
