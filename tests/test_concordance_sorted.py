@@ -15,7 +15,8 @@ from torchimpl.concordance import concordance_loss_nce
 from torchimpl.kernels import concordance_sorted_sums as sums
 from torchimpl.kernels.concordance import scaled
 from torchimpl.kernels.concordance_cpu import WHOLE, cut_off, sorted_rows
-from torchimpl.kernels.concordance_sorted import SPREAD, STRIP, TERMS, add_moments, cut, taylor
+from torchimpl.kernels.concordance_sorted import STRIP, TERMS, add_moments, taylor
+from torchimpl.kernels.concordance_sorted_blocks import SPREAD, cut
 
 U = 2.0**-53
 SIZE = 900

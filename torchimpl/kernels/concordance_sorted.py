@@ -37,12 +37,6 @@ TERMS = 19
 RHO = 1.0  # e/19! and what follows is below 3e-17
 # rows or sources that are worked on at a time
 STRIP = 1024
-# exponents in a block differ by at most so much: none of its exponentials leaves the range
-SPREAD = 100.0
-# near the anchors less, so that no source has all the weight of a block just because it is the nearest
-NEAR_SPREAD = 4.0
-# first moments lose digits where all weight of a block is in one place: variance relative to its half width
-LEAST_VARIANCE = 1.0 / 16.0
 LOWEST = -708.0
 # the exponential of this is 0
 LEAST = -746.0
@@ -189,27 +183,6 @@ def add_moments(weights: Array, z: Array, count: int, moments: Array) -> None:
         moments[m + 3] += m3
 
 
-@summed
-def add_spread(weights: Array, z: Array, count: int, spread: Array) -> None:
-    """Add Σ_j |weights_j| z_j^m to spread[m], for m = 0, 1, 2."""
-    s0, s1, s2 = 0.0, 0.0, 0.0
-    for j in range(count):
-        size = abs(weights[j])
-        s0 += size
-        s1 += size * z[j]
-        s2 += size * z[j] * z[j]
-    spread[0] += s0
-    spread[1] += s1
-    spread[2] += s2
-
-
-@inlined
-def concentrated(spread: Array) -> bool:
-    """Whether nearly all weight is in one place, by the sums of `add_spread`."""
-    mean = spread[1] / spread[0]
-    return spread[2] < (LEAST_VARIANCE + mean * mean) * spread[0]
-
-
 @compiled
 def taylor(moments: Array, product: float, radius: float, series: Array, slopes: Array) -> None:
     """Coefficients of Σ_j w_j exp(product·z_j·t) in t, and of the same sum with w_j·radius·z_j."""
@@ -235,88 +208,3 @@ def add_polynomials(
             q = q * v + slopes[m]
         total[i] += scale[i] * p
         moment[i] += scale[i] * (q + (origin - points[i]) * p)
-
-
-@inlined
-def width_of_spread(ahead: float, room: float) -> float:
-    """How wide a block may be, from `ahead` on: squared distances from 0 differ by at most `room`."""
-    square = ahead * ahead
-    if ahead >= 0.0:
-        return room / (ahead + math.sqrt(square + room))
-    if square <= room:
-        return math.sqrt(room) - ahead
-    return room / (-ahead + math.sqrt(square - room))
-
-
-@inlined
-def width_aside(source: float, lowest: float, highest: float) -> float:
-    """How wide a block from `source` on may be to stay its own width away from all points in between."""
-    if source > highest:
-        return 2.0 * (source - highest)
-    return (lowest - source) / 1.5
-
-
-@compiled
-def cut(
-    sources: Array, first: int, last: int, centre: float, radius: float, tau: float, starts: Places,
-    lowest: float, highest: float,
-) -> int:  # fmt: skip
-    """Cut a window into blocks; return how many, their starts in `starts`, `last` behind them.
-
-    A block is so narrow that |2uv/τ| <= RHO, that it is not wider than a few standard deviations of the
-    kernel, and that its exponents, seen from the group's centre, differ by at most SPREAD; where it is
-    not its own width away from all anchors, which are between `lowest` and `highest`, by at most NEAR_SPREAD.
-    """
-    widest = 2.0 * math.sqrt(RHO * tau)
-    if radius > 0.0:
-        widest = min(widest, RHO * tau / radius)
-    count, j = 0, first
-    while j < last:
-        starts[count] = j
-        count += 1
-        ahead = sources[j] - centre
-        aside = width_aside(sources[j], lowest, highest)
-        width = max(
-            width_of_spread(ahead, NEAR_SPREAD * tau), min(width_of_spread(ahead, SPREAD * tau), aside)
-        )
-        limit = sources[j] + min(widest, width)
-        step = 1
-        while j + step < last and sources[j + step] <= limit:
-            step *= 2
-        low, high = j + step // 2, min(j + step, last)
-        while low < high:
-            middle = (low + high) // 2
-            if sources[middle] <= limit:
-                low = middle + 1
-            else:
-                high = middle
-        j = max(low, j + 1)
-    starts[count] = last
-    return count
-
-
-@compiled
-def strip_of_sources(
-    sources: Array, centre: float, middle: float, radius: float, scale: float, weights: Array, z: Array
-) -> None:
-    """Weights and places in [-1, 1] of sources in the block around `middle`, seen from the group's centre."""
-    apart = 2.0 * (centre - middle)
-    # a quotient, not a product with 1/radius: that one overflows for subnormal numbers
-    divisor = radius if radius > 0.0 else 1.0
-    for j in range(len(sources)):
-        v = sources[j] - middle
-        weights[j] = weight(0.5 * scale * v * (apart - v))
-        z[j] = v / divisor
-
-
-@compiled
-def strip_of_rows(
-    rows: Rows, start: int, stop: int, centre: float, middle: float, radius: float, scale: float,
-    weights: Array, t: Array,
-) -> None:  # fmt: skip
-    """Weights of the point `middle` for rows of a group, and their places in [-1, 1]."""
-    divisor = radius if radius > 0.0 else 1.0
-    x, n, high, low = rows.x[start:stop], rows.anchor[start:stop], rows.high[start:stop], rows.low[start:stop]
-    for i in range(stop - start):
-        weights[i] = weight(scale * excess(high[i], low[i], n[i], middle))
-        t[i] = (x[i] - centre) / divisor

@@ -31,13 +31,12 @@ from torchimpl.kernels.concordance_sorted import (
     Array,
     Places,
     compiled,
-    cut,
     excess,
     find_windows,
     halves,
-    strip_of_sources,
     weight,
 )
+from torchimpl.kernels.concordance_sorted_blocks import cut, strip_of_sources
 from torchimpl.kernels.concordance_sorted_second_rows import (
     SecondRows,
     SecondSources,
@@ -57,6 +56,7 @@ from torchimpl.kernels.elementary_cpu import CONTRACT
 
 SOURCES = (
     "concordance_sorted",
+    "concordance_sorted_blocks",
     "concordance_sorted_second_groups",
     "concordance_sorted_second_rows",
     "concordance_sorted_second_series",

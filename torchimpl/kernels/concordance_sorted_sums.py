@@ -11,7 +11,7 @@ docs/infonce.md derives the error and the cost.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -24,24 +24,23 @@ from torchimpl.kernels.concordance_sorted import (
     Array,
     Places,
     Rows,
-    add_moments,
-    add_polynomials,
-    add_spread,
     compiled,
-    concentrated,
-    cut,
     excess,
     find_windows,
     rest_and_moment,
-    strip_of_rows,
-    strip_of_sources,
-    taylor,
     widened,
+)
+from torchimpl.kernels.concordance_sorted_blocks import (
+    Group,
+    add_block_to_columns,
+    add_block_to_rows,
+    cut,
 )
 from torchimpl.kernels.elementary_cpu import CONTRACT, exp
 
 SOURCES = (
     "concordance_sorted",
+    "concordance_sorted_blocks",
     "concordance_sorted_sums",
     "elementary_cpu",
     "negative_binomial_constants",
@@ -117,108 +116,6 @@ def sum_row(
     factor = rows.cotangent[i] * share
     for j in range(first, last):
         columns[j - base] += factor * weights[j - first] * (x - sources[j])
-
-
-@compiled
-def add_pairs_to_rows(
-    rows: Rows, begin: int, end: int, sources: Array, scale: float, total: Array, moment: Array
-) -> None:
-    """A block source by source: what it adds to the sums of the rows of a group."""
-    for i in range(begin, end):
-        high, low, n = rows.high[i], rows.low[i], rows.anchor[i]
-        for source in sources:
-            size = exp(scale * excess(high, low, n, source))
-            total[i - begin] += size
-            moment[i - begin] += size * (source - n)
-
-
-@compiled
-def add_pairs_to_columns(
-    rows: Rows, begin: int, end: int, sources: Array, scale: float, share: Array, columns: Array
-) -> None:
-    """A block source by source: what the rows of a group add to its column sums."""
-    for i in range(begin, end):
-        if share[i - begin] == 0.0:
-            continue
-        high, low, n, x = rows.high[i], rows.low[i], rows.anchor[i], rows.x[i]
-        for j in range(len(sources)):
-            size = exp(scale * excess(high, low, n, sources[j]))
-            columns[j] += share[i - begin] * size * (x - sources[j])
-
-
-class Group(NamedTuple):
-    """Rows that are summed together."""
-
-    begin: int
-    end: int
-    centre: float
-    radius: float
-    lowest: float  # of their anchors
-    highest: float
-
-
-@compiled
-def add_block_to_rows(
-    rows: Rows, group: Group, sources: Array, scale: float, weights: Array, z: Array, total: Array,
-    moment: Array, strip: Array, sums: Array,
-) -> None:  # fmt: skip
-    """What one block of sources adds to the sums of a group's rows; leaves its weights and places behind."""
-    half_width = 0.5 * (sources[-1] - sources[0])
-    middle = sources[0] + half_width
-    moments, series, slopes, spread = sums[0], sums[1, :TERMS], sums[2, :TERMS], sums[3]
-    moments[:], spread[:] = 0.0, 0.0
-    near = group.lowest - middle < 2.0 * half_width and middle - group.highest < 2.0 * half_width
-    for j in range(0, len(sources), STRIP):
-        stop = min(j + STRIP, len(sources))
-        strip_of_sources(sources[j:stop], group.centre, middle, half_width, scale, weights[j:stop], z[j:stop])
-        if near:
-            add_spread(weights[j:stop], z[j:stop], stop - j, spread)
-        strip[0, : stop - j] = weights[j:stop]
-        add_moments(strip[0], z[j:stop], stop - j, moments)
-    if near and concentrated(spread):
-        add_pairs_to_rows(rows, group.begin, group.end, sources, scale, total, moment)
-        return
-    taylor(moments, scale * group.radius * half_width, half_width, series, slopes)
-    for i in range(group.begin, group.end, STRIP):
-        stop = min(i + STRIP, group.end)
-        here = slice(i - group.begin, stop - group.begin)
-        row_weights, t = strip[0, : stop - i], strip[1, : stop - i]
-        strip_of_rows(rows, i, stop, group.centre, middle, group.radius, scale, row_weights, t)
-        add_polynomials(
-            row_weights, t, middle, rows.anchor[i:stop], series, slopes, total[here], moment[here]
-        )
-
-
-@compiled
-def add_block_to_columns(
-    rows: Rows, group: Group, sources: Array, scale: float, weights: Array, z: Array, share: Array,
-    columns: Array, strip: Array, sums: Array,
-) -> None:  # fmt: skip
-    """What a group's rows add to the column sums of one block of sources."""
-    half_width, radius = 0.5 * (sources[-1] - sources[0]), group.radius
-    middle = sources[0] + half_width
-    moments, series, slopes, spread = sums[0], sums[1, :TERMS], sums[2, :TERMS], sums[3]
-    moments[:], spread[:] = 0.0, 0.0
-    near = radius > 0.0 and abs(group.centre - middle) - half_width < 2.0 * radius
-    for i in range(group.begin, group.end, STRIP):
-        stop = min(i + STRIP, group.end)
-        row_weights, t = strip[0, : stop - i], strip[1, : stop - i]
-        strip_of_rows(rows, i, stop, group.centre, middle, radius, scale, row_weights, t)
-        for m in range(stop - i):
-            row_weights[m] *= share[i - group.begin + m]
-        if near:
-            add_spread(row_weights, t, stop - i, spread)
-        add_moments(row_weights, t, stop - i, moments)
-    if near and concentrated(spread):
-        add_pairs_to_columns(rows, group.begin, group.end, sources, scale, share, columns)
-        return
-    taylor(moments, scale * radius * half_width, radius, series, slopes)
-    for j in range(0, len(sources), STRIP):
-        stop = min(j + STRIP, len(sources))
-        add_polynomials(
-            weights[j:stop], z[j:stop], group.centre, sources[j:stop], series, slopes, strip[0, : stop - j],
-            columns[j:stop],
-        )  # fmt: skip
 
 
 @compiled
