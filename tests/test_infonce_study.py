@@ -358,7 +358,7 @@ def test_random_batches_hold_what_they_are_for():
 
 
 def test_fuzzing_finds_nothing_in_the_loss_and_something_in_a_wrong_one(monkeypatch):
-    indices = [index for index in range(45) if len(fuzz.drawn(index, 1).x) <= 60]
+    indices = [index for index in range(60) if len(fuzz.drawn(index, 1).x) <= 60]
     findings = [one for index in indices for one in fuzz.judge(index, 1)]
     assert [one for one in findings if one.broken or not one.ratio <= 1.0] == []
 

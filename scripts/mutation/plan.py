@@ -73,7 +73,10 @@ TESTS_ALONE = frozenset({"registry", "distributions", "kernels/blocks", "kernels
 TESTS_TOO = frozenset(
     module
     for module, losses in LOSSES.items()
-    if losses and (module.startswith("kernels/") or module in {"alignment", "checks", "negative_binomial"})
+    if losses
+    and (
+        module.startswith("kernels/") or module in {"alignment", "checks", "concordance", "negative_binomial"}
+    )
 )
 
 # not part of the campaign: a changed kernel would have to be compiled anew, half a minute each; their tests
@@ -92,7 +95,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "masked": ("test_masked",),
     "pearson": ("test_pearson",),
     "residual": ("test_residual",),
-    "concordance": ("test_concordance",),
+    "concordance": ("test_concordance", "test_concordance_backends"),
     "composite": ("test_composite", "test_registry", "test_state"),
     "quantile": ("test_quantile",),
     "likelihood": ("test_likelihood",),
