@@ -68,7 +68,7 @@ PINNED = [
         "torchimpl",
         "kernels/concordance_op",
         "deletion",
-        "ctx.save_for_backward(x, y, nearest, normaliser) -> (left out)",
+        "ctx.save_for_backward(x, y, *output[1:]) -> (left out)",
     ),
     ("torchimpl", "kernels/negative_binomial", "comparison", "r > 0.0 -> r <= 0.0"),
     (
@@ -334,6 +334,8 @@ def sleeping(pipe, _judge, _examples):
     time.sleep(60)
 
 
+# JAX, where another test of this process has loaded it, warns of any fork; the child here only sleeps
+@pytest.mark.filterwarnings("ignore:os.fork\\(\\) was called:RuntimeWarning")
 def test_a_mutant_that_does_not_come_back_counts_as_killed(monkeypatch):
     import multiprocessing
 
