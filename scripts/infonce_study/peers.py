@@ -10,7 +10,7 @@ from scripts.infonce_study.child import ask
 from scripts.infonce_study.methods import METHODS, Method
 
 # the smallest holds the agreement, and the one peer that builds a table of all triples
-BATCHES, FEATURES = (256, 1024, 8192), (1, 8, 64)
+BATCHES, FEATURES = (256, 8192), (1, 8, 64)
 AGREEMENT = BATCHES[0]
 LIMIT = 6e9
 Step = Callable[[str], None]

@@ -31,13 +31,15 @@ SLOW = 1.0  # a first call as long as that is not repeated to find out
 Case = tuple[Tensor, Tensor, float]
 
 
-def inputs(batch: int, features: int, *, sphere: bool, dtype: torch.dtype = torch.float32) -> Case:
-    """Correlated replicates that require gradients, and a temperature that grows with the features."""
+def inputs(
+    batch: int, features: int, *, sphere: bool, dtype: torch.dtype = torch.float32, tau: float = 0.1
+) -> Case:
+    """Correlated replicates that require gradients, and the temperature."""
     g = torch.Generator().manual_seed(0)
     x, noise = (torch.randn(batch, features, generator=g, dtype=torch.float64) for _ in range(2))
-    y, tau = x + 0.3 * noise, 0.1 * features
+    y = x + 0.3 * noise
     if sphere:
-        x, y, tau = (*(torch.nn.functional.normalize(side, dim=1) for side in (x, y)), 0.1)
+        x, y = (torch.nn.functional.normalize(side, dim=1) for side in (x, y))
     return *(side.to(dtype).requires_grad_() for side in (x, y)), tau
 
 
@@ -80,7 +82,9 @@ def differences(loss: Loss, name: str, batch: int, features: int, dtype: torch.d
 
     On the sphere only the tangential part of a gradient means anything.
     """
-    case = inputs(batch, features, sphere=METHODS[name].sphere, dtype=dtype)
+    # a temperature that grows with the squared distances: at a lower one the formulas are not finite
+    tau = 0.1 if METHODS[name].sphere else 0.1 * features
+    case = inputs(batch, features, sphere=METHODS[name].sphere, dtype=dtype, tau=tau)
     value, gradients = evaluate(loss, case)
     own, own_gradients = evaluate(METHODS["ours"].build(), case)
     worst = 0.0
@@ -170,6 +174,8 @@ def peaks(name: str, shapes: list[list[int]]) -> list[int | str | None]:
 
 def _peak(loss: Loss, name: str, batch: int, features: int) -> int | str | None:
     method = METHODS[name]
+    # its limit of recompilations would let a formula run that is not compiled
+    torch.compiler.reset()
     case = inputs(batch, features, sphere=method.sphere)
     warm = case if method.compiles else inputs(memory.WARM, features, sphere=method.sphere)
     try:
