@@ -17,11 +17,21 @@ from refimpl.bounds import concordance as bounds
 from refimpl.bounds.precision import error_ratio, precision
 from tests.rounding import assert_close_to_rounding
 from torchimpl.concordance import ConcordanceLossNCE, concordance_loss_nce
+from torchimpl.kernels import concordance_backends as backends
 from torchimpl.kernels.concordance import Pairs, loss_curvature, loss_gradient, loss_rows
-from torchimpl.kernels.concordance_op import _curvature_op, _gradient_op, _rows_op
+from torchimpl.kernels.concordance_op import _curvature_op, _gradient_op, _Rows, _rows_op
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 U = 2.0**-53
+
+
+@pytest.fixture(autouse=True, scope="module", params=["auto", "torch"])
+def _implementation(request):
+    """All of this twice: as on this device, and as on one without a compiled kernel."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr(backends, "choices", lambda _device, _features: ("torch",))
+        yield
 
 
 def _batch(kind, size, features, seed, dtype):
@@ -369,6 +379,13 @@ def _operator_arguments(impl, features):
 def test_operators_are_well_formed(which, impl, features):
     operator, tensors, options = _operator_arguments(impl, features)[which]
     torch.library.opcheck(operator, tensors, options)
+
+
+def test_only_the_losses_are_differentiable():
+    x, y = _leaves(*_batch("plain", 5, 2, 0, torch.float64))
+    settings = backends.Settings(tau=0.5, eps=1e-8, rows=0, wide=True, grade="float64", slopes=True)
+    outputs = _Rows.apply(x, y, settings._asdict())
+    assert [output.requires_grad for output in outputs] == [True, False, False, False]
 
 
 class _Largest(TorchDispatchMode):

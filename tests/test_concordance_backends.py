@@ -78,6 +78,25 @@ def test_cuda_has_kernels_if_triton_is_there(monkeypatch):
         assert [choices("cuda", features) for features in (1, 3)] == expected
 
 
+def test_what_the_kernels_on_cuda_are_told(monkeypatch):
+    calls = []
+
+    def noted(name):
+        return staticmethod(lambda *tensors, **options: calls.append((name, tensors, options)))
+
+    found = type("Module", (), {name: noted(name) for name in ("rows_cuda", "gradient_cuda")})
+    monkeypatch.setattr(backends, "_module", lambda _name: found)
+    answering, settings = backends._cuda(), _settings(grade="bf16")
+    answering.rows("x", "y", settings)
+    answering.gradient("cotangent", "x", settings)
+    told = {"narrow": True, "grade": "bf16"}
+    assert calls == [
+        ("rows_cuda", ("x", "y", 0.1, 1e-8), {**told, "slopes": True}),
+        ("gradient_cuda", ("cotangent", "x", 0.1, 1e-8), told),
+    ]
+    assert answering.curvature is PLAIN.curvature
+
+
 @pytest.mark.parametrize(("features", "impl"), [(1, "auto"), (1, "exact-blocks"), (3, "auto")])
 def test_slopes_are_formed_where_they_are_wanted(features, impl):
     x, y = _batch(features)

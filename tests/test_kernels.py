@@ -20,6 +20,8 @@ from refimpl import negative_binomial as oracles
 from refimpl.bounds import negative_binomial as bounds
 from refimpl.bounds.precision import error_ratio, precision
 from torchimpl.kernels import negative_binomial_constants as constants
+from torchimpl.kernels import negative_binomial_cuda
+from torchimpl.kernels import negative_binomial_ops as ops
 from torchimpl.kernels.negative_binomial import FRACTION_TERMS, SERIES_LIMIT, classify, evaluate
 from torchimpl.kernels.negative_binomial_fraction import Coefficients, beyond
 from torchimpl.kernels.negative_binomial_log_pmf import (
@@ -413,3 +415,27 @@ def test_a_shared_mean_overflows_only_where_its_sum_does():
     (gradient,) = torch.autograd.grad(NegativeLogPMF.apply(y, mu, torch.ones_like(y)).sum(), mu)
     # (mu - k) r / (mu (r + mu)) each: four roundings there, two in the sum
     assert abs(gradient.item() + 3 * 4 / 3) <= 6 * 2.0**-53 * 4
+
+
+@pytest.fixture
+def _fresh_evaluators():
+    ops.evaluator.cache_clear()
+    yield
+    ops.evaluator.cache_clear()
+
+
+@pytest.mark.usefixtures("_fresh_evaluators")
+@pytest.mark.parametrize("installed", [False, True])
+def test_who_evaluates_on_cuda(installed, monkeypatch):
+    monkeypatch.setattr(negative_binomial_cuda, "available", lambda: installed)
+    found = ops.evaluator("cuda")
+    if installed:
+        assert found is negative_binomial_cuda.evaluate_cuda
+    else:
+        assert (found.func, found.keywords) == (evaluate, {"dense": True})
+
+
+def test_who_evaluates_on_other_devices():
+    found = ops.evaluator("mps")
+    # every region for every element: no shape that depends on data
+    assert (found.func, found.keywords) == (evaluate, {"dense": True})

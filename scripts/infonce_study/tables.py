@@ -67,8 +67,7 @@ def peers_page(found: peers.Peers) -> str:
             f"### The same loss? B = {peers.AGREEMENT}\n\nDifference of the value / of the gradients, "
             "relative to this package's value / largest component. For `ClipLoss` the gradients' tangential "
             "parts. Here τ = 0.1 D, because at 0.1 some of the formulas are not finite. At D = 64 the loss "
-            "is near 10⁻⁶, and forms that add 1 to it lose digits.\n\n"
-            + table(["", *heads], rows)
+            "is near 10⁻⁶, and forms that add 1 to it lose digits.\n\n" + table(["", *heads], rows)
         )
     parts.append("".join(f"- {line}\n" for line in peers.notes(found)))
     parts.append("Releases: " + ", ".join(sorted(set(peers.releases(found).values()))) + ".\n")

@@ -108,7 +108,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "kernels/blocks": ("test_blocks",),
     "kernels/concordance": ("test_concordance",),
     "kernels/concordance_backends": ("test_concordance_backends",),
-    "kernels/concordance_op": ("test_concordance", "test_vmap", "test_no_sync"),
+    "kernels/concordance_op": ("test_concordance_backends", "test_concordance", "test_vmap", "test_no_sync"),
     "kernels/negative_binomial": ("test_kernels",),
     "kernels/negative_binomial_constants": ("test_kernels",),
     "kernels/negative_binomial_fraction": ("test_kernels",),
