@@ -122,7 +122,8 @@ def sorted_rows(units: Scaled, cotangent: Tensor | None) -> Sorted:
     """
     x, y = units.x[:, 0].numpy(), units.y[:, 0].numpy()
     batch = len(x)
-    order = Order(np.argsort(x, kind="stable"), np.argsort(y, kind="stable"))
+    # equal numbers in any order: it changes nothing but the order of a sum
+    order = Order(np.argsort(x), np.argsort(y))
     place = np.empty(batch, np.int64)
     place[order.y] = np.arange(batch)
     rows, sources, own_place = x[order.x], y[order.y], place[order.x]
