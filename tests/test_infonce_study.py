@@ -357,6 +357,12 @@ def test_random_batches_hold_what_they_are_for():
     assert (fuzz.drawn(7, 0).x == fuzz.drawn(7, 0).x).all()
 
 
+@pytest.mark.parametrize("index", [374, 795])
+def test_batches_that_once_failed(index):
+    """A mean of rows beyond float64 that cancel, and a row so far that a rounded product hid all sources."""
+    assert [one for one in fuzz.judge(index, 0) if one.broken or not one.ratio <= 1.0] == []
+
+
 def test_fuzzing_finds_nothing_in_the_loss_and_something_in_a_wrong_one(monkeypatch):
     indices = [index for index in range(60) if len(fuzz.drawn(index, 1).x) <= 60]
     findings = [one for index in indices for one in fuzz.judge(index, 1)]

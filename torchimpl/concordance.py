@@ -113,7 +113,8 @@ def _mean_of_huge_rows(
     mantissa, exponent = math.frexp(tau)
     # 2^4 for the quarters; 2^-64 leaves room for the sum
     exponents = top[:, 0] + 4 - exponent - 64
-    rows = scaling.rescale(total / mantissa, exponents.clamp(-limit, limit))
+    # no loss is negative; where features cancel to a rounding error it may look so
+    rows = scaling.rescale((total / mantissa).clamp(min=0.0), exponents.clamp(-limit, limit))
     overflowed = losses.detach() == torch.inf
     total = torch.where(overflowed, rows, losses.detach() * 2.0**-64).sum() / losses.numel() * 2.0**64
     return replace_through(mean, torch.where(overflowed.any(), total, mean.detach()))

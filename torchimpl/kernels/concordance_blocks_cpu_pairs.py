@@ -118,12 +118,13 @@ def add_up(values: Array) -> float:
 
 @loops
 def weigh(total: Array, origin: float, scale: float, top: float) -> float:
-    """Turn τ/2 e + origin into exp(e - top) and return the sum."""
+    """Turn τ/2 e + origin into exp(e - 2/τ top) and return the sum."""
     result = 0.0
     for start in range(0, len(total), STRIP):
         part = total[start : start + STRIP]
         for j in range(len(part)):
-            part[j] = exp((part[j] - origin) * scale - top)
+            # differences first: where they are 0 no rounding of a product may make them huge
+            part[j] = exp(((part[j] - origin) - top) * scale)
         result += add_up(part)
     return result
 
@@ -272,10 +273,10 @@ def normalise(
     for k in range(len(x)):
         away = x[k] - points[k, place]
         square += away * away
-    top *= scale
     # no weight: the anchor's is 1, but for rounding, and would take the digits of the others
     weights[place] = -HUGE
     others = weigh(weights, origin, scale, top)
+    top *= scale
     share, eps_share = settle(
         problem, i, others + math.expm1(-top), top, own_term * scale, square * inverse_tau, log_eps
     )
