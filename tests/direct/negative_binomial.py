@@ -168,7 +168,7 @@ def log_mass(k, mu, r):
     poisson, r = np.isinf(r), _capped(r)
     s, first, b = r + mu, k == 0, np.maximum(k, 1)
     c = r + b
-    value = log_root(r) - np.log(kind(2 * np.pi) * b * c) / 2
+    value = log_root(r, kind(2 * np.pi) * b * c)
     value = value + (stirling_error(c) - stirling_error(b)) - _deviance(b, mu, r)
     value = np.where(first, -_log_zero(mu, r), np.where(mu == 0, -np.inf, value))
     exponent = np.where(mu < 1, 4, 0)

@@ -41,13 +41,13 @@ def stirling_error(z):
     return np.where(used, terms, 0).sum(axis=1, dtype=z.dtype) + series / end
 
 
-def log_root(r):
-    """log of sqrt(r) e^(-Stirling error of r), the part of 1 / Gamma(r) that does not cancel."""
+def log_root(r, divisor):
+    """log of sqrt(r / divisor) e^(-Stirling error of r); a large r is divided first: its logarithm cancels."""
     small = np.where(r < 1, r, 1)
     large = np.where(r < 1, 1, r)
     rest = 1 - small * (np.log1p(small) - np.log(small)) - stirling_error(1 + small)
-    low = np.log(small) - np.log1p(small) / 2 + rest
-    return np.where(r < 1, low, np.log(large) / 2 - stirling_error(large))
+    low = np.log(small) - np.log1p(small) / 2 + rest - np.log(divisor) / 2
+    return np.where(r < 1, low, np.log(large / divisor) / 2 - stirling_error(large))
 
 
 def root(r):
