@@ -18,8 +18,8 @@ exact 1 has delta = 0. Logarithm and last addition add 5 u L_i.
 Gradients: p_ij is in error by p_ij (exp(eta) - 1), eta = delta_ij + (error of L_i) + u (4 + |log p_ij|), at
 most by 1;
 
-    g_x_i:  2 / (B tau) {sum_j [error of p_ij + gamma(B + 8) p_ij] |x_i - y_j| + gamma(B + 8) |x_i - y_i|}
-    g_y_j:  the same with the sum over i,
+    g_x_i:  2 / (B tau) {sum_j [error of p_ij + gamma(B + 8) p'_ij] |x_i - y_j| + gamma(B + 8) |x_i - y_i|}
+    g_y_j:  the same with the sum over i, p'_ij = p_ij + error of p_ij what the computed share may be,
 
 for differences, products, B additions, the last subtraction and the factor 2 / (B tau). The expansion
 x^2 + y^2 - 2 x y has errors of u x^2 / tau instead of u d / tau, and is outside at a common offset.
@@ -290,7 +290,7 @@ def _gradient_errors(
 ) -> tuple[Array, Array]:
     batch = terms.values.size
     rounding = gamma(batch + 8, precision.work_roundoff)
-    weight = terms.share_errors + rounding * terms.shares
+    weight = terms.share_errors + rounding * (terms.shares + terms.share_errors)
     gap = np.abs(points.x[:, None] - points.y[None])
     own = np.abs(points.x - points.y)
     moved = points.x_error[:, None] + points.y_error[None]
