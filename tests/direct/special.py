@@ -42,7 +42,7 @@ def stirling_error(z):
 
 
 def log_root(r, divisor):
-    """log of sqrt(r / divisor) e^(-Stirling error of r); a large r is divided first: its logarithm cancels."""
+    """log of sqrt(r / divisor) e^(-Stirling error of r); a large r is divided first: logarithms cancel."""
     small = np.where(r < 1, r, 1)
     large = np.where(r < 1, 1, r)
     rest = 1 - small * (np.log1p(small) - np.log(small)) - stirling_error(1 + small)

@@ -29,6 +29,7 @@ from torch import Tensor
 from torchimpl.kernels.concordance import Pairs, Scaled, loss_gradient, loss_rows, scaled
 from torchimpl.kernels.concordance_blocks_cpu import kernel
 from torchimpl.kernels.concordance_blocks_cpu_filter import GROUP, NEVER, Array, Filter, Products
+from torchimpl.kernels.concordance_blocks_cpu_left_out import sum_again
 from torchimpl.kernels.concordance_blocks_cpu_pairs import Problem
 
 # pairs times features up to which no pair is left out
@@ -178,7 +179,9 @@ def _evaluate(units: Scaled, cotangent: Tensor, eps: float, *, narrow: bool, slo
     losses, normaliser = torch.empty_like(cotangent), torch.empty(2, batch, dtype=x.dtype)
     nearest = torch.empty(batch, dtype=torch.int64)
     by_row = torch.empty(batch if slopes else 0, features, dtype=x.dtype)
-    problem = Problem(*(t.numpy() for t in (x, y, columns, cotangent, losses, nearest, normaliser, by_row)))
+    others, left_out = torch.zeros_like(cotangent), torch.zeros_like(cotangent)
+    results = losses, nearest, normaliser, by_row, others, left_out
+    problem = Problem(*(t.numpy() for t in (x, y, columns, cotangent, *results)))
     parts = max(1, min(PARTS, batch // ROWS_PER_PART))
     borders = [batch * part // parts for part in range(parts + 1)]
     log_eps = math.log(eps) if eps else -math.inf
@@ -197,6 +200,7 @@ def _evaluate(units: Scaled, cotangent: Tensor, eps: float, *, narrow: bool, slo
             total += by_feature.T
     if not slopes:
         return losses, nearest, normaliser, x.new_empty(2, 0, features)
+    sum_again(problem, known, inverse_tau, total)
     return losses, nearest, normaliser, torch.stack((by_row, torch.from_numpy(total)))
 
 
@@ -245,11 +249,12 @@ def make_filter(x: Tensor, y: Tensor, inverse_tau: float, block: int, *, narrow:
     batch, features = x.shape
     terms = features + (-features) % 4
     if batch * batch * features <= WHOLE or features == 1:
-        empty = torch.empty(0, dtype=torch.float32)
-        none = torch.empty(0, dtype=torch.int64)
-        return _arrays(empty.view(0, terms), empty.view(terms, 0), empty, x.new_empty(0), none, 0.0)
+        empty, none = np.empty(0, np.float32), np.empty(0)
+        points = empty.reshape(0, terms), empty.reshape(terms, 0), empty
+        return Filter(*points, none, np.empty(0, np.int64), 0.0, 0.0, 0.0, none, none)
     centre = middle(y)
     rows, sources = x - centre, y - centre
+    cut, roundoff = (NARROW_CUT, SINGLE) if narrow else (CUT, DOUBLE)
     row_norm, norm = torch.linalg.vector_norm(rows, dim=1), torch.linalg.vector_norm(sources, dim=1)
     cap = min(CAP * float(norm.kthvalue(math.ceil(MOST * batch)).values), LARGEST_NORM)
     inside, near = norm <= cap, row_norm <= LARGEST_NORM
@@ -262,11 +267,20 @@ def make_filter(x: Tensor, y: Tensor, inverse_tau: float, block: int, *, narrow:
     single_x[:batch, :features] = torch.where(near[:, None], rows, 0.0)
     roundings = (terms + 8) * SINGLE
     bound = roundings / (1 - roundings) * (row_norm * cap + 0.5 * cap * cap) + features * 2.0**-100
-    reach = math.log(batch) + (NARROW_CUT if narrow else CUT)
-    outliers = (~inside).nonzero()[:, 0]
+    reach = 0.5 * (math.log(batch) + cut) / inverse_tau
+    outliers, filtered = (~inside).nonzero()[:, 0], torch.where(inside[:, None], y, centre)
     slack = torch.where(near, bound, math.inf)
-    return _arrays(single_x, single_y, bias, slack, outliers, 0.5 * reach / inverse_tau)
-
-
-def _arrays(x: Tensor, y: Tensor, bias: Tensor, slack: Tensor, outliers: Tensor, reach: float) -> Filter:
-    return Filter(x.numpy(), y.numpy(), bias.numpy(), slack.numpy(), outliers.numpy(), reach)
+    # half of what the roundings of a sum over the batch may take from a component
+    allowed = 0.5 * (batch + 8) * roundoff
+    return Filter(
+        single_x.numpy(),
+        single_y.numpy(),
+        bias.numpy(),
+        slack.numpy(),
+        outliers.numpy(),
+        reach,
+        math.exp(-cut),
+        allowed,
+        filtered.amin(0).numpy(),
+        filtered.amax(0).numpy(),
+    )

@@ -4,7 +4,8 @@ With centred points, s_ij = x_i·y_j - |y_j|²/2 is τ/2 times the exponent of s
 Block by block of rows, S approximates s in float32, |S_ij - s_ij| <= slack_i. Every source with
 S_ij >= max_j S_ij - reach - 2 slack_i, the maximum over the other rows' sources, and the row's own source are
 candidates. What is left out weighs no more than a chosen part of what the others weigh together: tiny losses
-keep their accuracy.
+keep their accuracy. Where it counts in a component of a gradient the row is summed over all sources, see
+`concordance_blocks_cpu_left_out`.
 
 The exponents of the candidates are evaluated from differences (see `torchimpl.kernels.concordance`), with the
 source nearest to the row as the anchor, the row's own wherever no other is nearer:
@@ -40,6 +41,7 @@ from torchimpl.kernels.concordance_blocks_cpu_filter import (
     find_candidates,
     loops,
 )
+from torchimpl.kernels.concordance_blocks_cpu_left_out import needs_more
 from torchimpl.kernels.concordance_blocks_cpu_pairs import (
     Problem,
     add_exponents,
@@ -59,6 +61,7 @@ from torchimpl.kernels.elementary_cpu import CONTRACT
 SOURCES = (
     "concordance_blocks_cpu",
     "concordance_blocks_cpu_filter",
+    "concordance_blocks_cpu_left_out",
     "concordance_blocks_cpu_pairs",
     "elementary_cpu",
     "negative_binomial_constants",
@@ -121,7 +124,7 @@ def sum_bundle(
         for start in range(0, count, STRIP):
             for q in range(used):
                 add_exponents(points, start, min(count, start + STRIP), local[q], bundle[q])
-    eps_share, others = np.zeros(used), np.zeros(used)
+    eps_share = np.zeros(used)
     for q in range(used):
         i, weights, x = rows[q], bundle[q, :count], problem.x[rows[q]]
         if len(known.bias) > 0:
@@ -130,7 +133,7 @@ def sum_bundle(
             place, top = choose_anchor(x, points, count, i, local[q], weights)
             origin, own_term = 0.0, weights[i]
         problem.nearest[i] = place
-        share, others[q], eps_share[q] = normalise(
+        share, problem.others[i], eps_share[q] = normalise(
             problem, i, points, i, place, origin, top, own_term, inverse_tau, log_eps, weights
         )
         for j in range(count):
@@ -145,15 +148,15 @@ def sum_bundle(
         for k in range(problem.x.shape[1]):
             away = problem.x[i, k] - problem.y[i, k]
             problem.slope[i, k] = problem.cotangent[i] * eps_share[q] * away + moments[q, k]
-            by_feature[k, i] -= problem.cotangent[i] * others[q] * away
+            by_feature[k, i] -= problem.cotangent[i] * problem.others[i] * away
 
 
 @loops
 def sum_sparse(
-    problem: Problem, i: int, places: Places, found: int, inverse_tau: float, log_eps: float, local: Array,
-    weights: Array, room: Array, by_source: Array,
-) -> None:  # fmt: skip
-    """One row over its candidates, the own source first."""
+    problem: Problem, known: Filter, i: int, places: Places, found: int, inverse_tau: float, log_eps: float,
+    local: Array, weights: Array, room: Array, by_source: Array,
+) -> bool:  # fmt: skip
+    """One row over its candidates, the own source first; False where they are not enough for the slopes."""
     x, features = problem.x[i], problem.x.shape[1]
     points = room[: features * found].reshape(features, found)
     gather(problem.y, places, found, points)
@@ -164,9 +167,8 @@ def sum_sparse(
         problem, i, points, 0, place, 0.0, top, weights[0], inverse_tau, log_eps, weights[:found]
     )
     if len(problem.slope) == 0:
-        return
+        return True
     cotangent, own, slope, moment = problem.cotangent[i], problem.y[i], problem.slope[i], local[0]
-    add_sparse(problem.y, places, weights, found, cotangent * share, x, by_source)
     whole = features - features % 4
     for k in range(0, whole, 4):
         moment[k], moment[k + 1], moment[k + 2], moment[k + 3] = moments_of_row(
@@ -174,10 +176,15 @@ def sum_sparse(
         )
     for k in range(whole, features):
         moment[k] = moment_of_row(points[k], weights[:found], own[k])
+    if needs_more(problem, known, i, others, share, eps_share, moment):
+        return False
+    problem.others[i], problem.left_out[i] = others, known.part * others
+    add_sparse(problem.y, places, weights, found, cotangent * share, x, by_source)
     for k in range(features):
         away = x[k] - own[k]
         slope[k] = cotangent * (eps_share * away + share * moment[k])
         by_source[i, k] -= cotangent * others * away
+    return True
 
 
 def compiled(key: str) -> Any:
@@ -215,10 +222,9 @@ def compiled(key: str) -> Any:
                 found = -1
                 if filtered and known.slack[i] < math.inf:
                     found = find_candidates(known, i, count, s[i - first], maxima[i - first], groups, places)
-                if found >= 0:
-                    sum_sparse(
-                        problem, i, places, found, inverse_tau, log_eps, local[0], weights, room, by_source
-                    )
+                if found >= 0 and sum_sparse(
+                    problem, known, i, places, found, inverse_tau, log_eps, local[0], weights, room, by_source
+                ):
                     continue
                 rows[waiting] = i
                 waiting += 1

@@ -41,6 +41,10 @@ class Filter(NamedTuple):
     slack: Array  # (B,): bound of the error of S, inf where S says nothing
     outliers: Places  # sources that are always candidates
     reach: float  # τ/2 times the exponent below the largest that no longer counts
+    part: float  # what is left out weighs at most this part of the others together
+    allowed: float  # what may be left out of a component of a gradient, as a part of it
+    low: Array  # (D,): the least and the largest of each feature, but for outliers
+    high: Array
 
 
 class Products(NamedTuple):

@@ -31,6 +31,8 @@ class Problem(NamedTuple):
     nearest: Places  # result (B,)
     normaliser: Array  # result (2, B): largest exponent, and the sum relative to it
     slope: Array  # result (B, D): τ/2 dL/dx times the cotangent; (0, 0) if no slopes are asked for
+    others: Array  # result (B,): p of all but the own source, that of ε included
+    left_out: Array  # result (B,): the largest weight, relative to `others`, that candidates leave out
 
 
 @loops

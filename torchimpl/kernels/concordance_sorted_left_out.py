@@ -1,12 +1,12 @@
 """InfoNCE of scalar residuals: whether what the windows leave out counts in any component of a gradient.
 
-The gradients are sums of p_ij times differences. With E the largest p_ij |x_i - y_j| <= exp(e_ij) |x_i - y_j| of
-the pairs next to a window, those beyond it add at most B E: along the sources, and along the rows that are
-farther from one source, exp(e) |x - y| falls wherever e < -1. That is held against the component itself and
-against the difference of the row and its own source, whichever is larger.
+The gradients are sums of p_ij times differences. With E the largest exp(e_ij) |x_i - y_j| of the pairs next
+to a window, which is at least p_ij |x_i - y_j|, those beyond it add at most B E: along the sources of a row
+and along the rows of a source exp(e) |x - y| falls with the distance wherever e < -1. That is held against
+the component itself and against the difference of the row and its own source, whichever is larger.
 
-Where a batch is made of ties, or both replicates are identical, a component may consist of nothing but weights
-that are far too small to count anywhere else.
+Where a batch is full of ties, or both replicates are identical, a component may consist of nothing but
+weights that are far too small to count anywhere else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ SOURCES = (
 def pull(rows: Rows, i: int, source: float, scale: float, more: float) -> float:
     """A bound of p_ij (|x_i - y_j| + more)."""
     exponent = scale * excess(rows.high[i], rows.low[i], rows.anchor[i], source)
-    return weight(exponent) * (abs(rows.x[i] - source) + more)
+    bound: float = weight(exponent) * (abs(rows.x[i] - source) + more)
+    return bound
 
 
 @compiled
