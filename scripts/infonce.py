@@ -6,6 +6,7 @@
     python scripts/infonce.py fuzz --batches 1000   random batches against the oracle and its bound
     python scripts/infonce.py growth                time and memory from 1,000 to 1,000,000 rows
     python scripts/infonce.py all --write           all four
+    python scripts/infonce.py tiles                 sizes of the CUDA kernels' tiles, on a CUDA device
 
 Times and memory are measured in processes of their own; `--peers-python PATH` names the interpreter that has
 the peers (torch, numba, and as many as possible of pytorch-metric-learning, pykeops, open_clip_torch).
@@ -22,13 +23,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.infonce_study import accuracy, fuzz, growth, peers, tables  # noqa: E402 - after the root's path
+from scripts.infonce_study import accuracy, fuzz, growth, peers, tables, tiles  # noqa: E402 - after the root's path
 
 TABLES = ROOT / "docs" / "tables"
 PICTURE = ROOT / "docs" / "assets" / "infonce_growth.svg"
@@ -104,7 +106,23 @@ def run_growth(options: argparse.Namespace, bar: Progress) -> tuple[str, bool]:
     return tables.growth_page(found), True
 
 
-RUNS = {"peers": run_peers, "accuracy": run_accuracy, "fuzz": run_fuzz, "growth": run_growth}
+def run_tiles(options: argparse.Namespace, bar: Progress) -> tuple[str, bool]:
+    """The fastest tiles on this machine's CUDA device."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    rounds, found = options.rounds, {}
+    task = bar.add_task("tiles", total=len(tiles.SHAPES) * (rounds + 1) * len(tiles.CANDIDATES))
+    for kind, (batch, _) in tiles.SHAPES.items():
+
+        def step(kind: str = kind) -> None:
+            bar.update(task, description=f"tiles: {kind}", advance=1)
+
+        found[kind] = tiles.measure(kind, batch, device, rounds, tiles.CANDIDATES, step)
+    return tables.tiles_page(found, device), all(one.seconds for one in found.values())
+
+
+RUNS = {
+    "peers": run_peers, "accuracy": run_accuracy, "fuzz": run_fuzz, "growth": run_growth, "tiles": run_tiles,
+}  # fmt: skip
 
 
 def main() -> int:
@@ -112,7 +130,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=(*COMMANDS, "all"))
+    parser.add_argument("what", choices=(*RUNS, "all"))
     parser.add_argument("--peers-python", default=sys.executable, help="the interpreter that has the peers")
     parser.add_argument("--sizes", type=int, nargs="+", default=peers.BATCHES, help="batches of the peers")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a shape, once there are enough rounds")
@@ -120,9 +138,12 @@ def main() -> int:
     parser.add_argument("--batches", type=int, default=1000, help="random ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first random batch")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of every tile that count")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that do not time")
     parser.add_argument("--write", action="store_true", help="write docs/tables/infonce_*.md and the picture")
     options = parser.parse_args()
+    if options.what == "tiles" and not torch.cuda.is_available():
+        parser.error("tiles measures a CUDA device, and torch finds none here")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     good = True
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

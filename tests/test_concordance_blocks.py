@@ -195,6 +195,19 @@ def test_cotangents_weigh_the_rows(layout, monkeypatch):
     assert not any(g.any() for g in gradient_blocks(nothing, x, y, *kept, 0.1, 1e-8, narrow=False))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("whole", [0, blocks.WHOLE])
+def test_a_cotangent_that_is_no_number_stays_in_its_terms(bad, whole, monkeypatch):
+    monkeypatch.setattr(blocks, "WHOLE", whole)
+    x, y = _batch("identical", 100, 4)
+    cotangent = torch.ones(100, dtype=torch.float64)
+    cotangent[7] = bad
+    kept = rows_blocks(x, y, 0.1, 0.0, narrow=False, slopes=True)[1:]
+    gx, gy = gradient_blocks(cotangent, x, y, *kept, 0.1, 0.0, narrow=False)
+    assert torch.equal(gx.isfinite().all(1), torch.arange(100) != 7)
+    assert not gy[7].isfinite().any()
+
+
 def test_the_check_sees_a_wrong_weight(monkeypatch):
     x, y = _batch("replicates", 5, 2)
     monkeypatch.setattr(blocks, "scaled", lambda x, y, tau: scaled(x, y, tau * (1 + 1e-13)))

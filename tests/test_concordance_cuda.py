@@ -1,10 +1,8 @@
 """The CUDA kernels of InfoNCE: in Triton's interpreter, compiled without a device, and on one if at hand."""
 
 import dataclasses
-import importlib.util
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +16,13 @@ from refimpl import concordance as oracle
 from refimpl.bounds import concordance as bounds
 from refimpl.bounds.precision import error_ratio, precision
 from tests.triton_concordance import evaluated
+from tests.triton_process import ROOT, environment, need_triton
 from torchimpl.kernels import concordance_cuda_line as line
 from torchimpl.kernels import concordance_cuda_space as space
 from torchimpl.kernels.concordance import Pairs, loss_gradient, loss_rows
 from torchimpl.kernels.concordance_cuda import applicable_cuda, gradient_cuda, rows_cuda
 from torchimpl.kernels.concordance_cuda_units import units
 
-ROOT = Path(__file__).parents[1]
 FORMATS = precision("float64")
 # exponents right to 2^-30, weights below the smallest float32 left out
 NARROW_FORMATS = dataclasses.replace(
@@ -221,26 +219,16 @@ def spoilt():
 CASES, SPOILT = cases(), spoilt()
 
 
-def here():
-    """The environment of a process that imports the package from here."""
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-
-
 @pytest.fixture(scope="module")
 def triton():
-    if importlib.util.find_spec("triton") is None:
-        if os.environ.get("CI") and sys.platform == "linux":
-            pytest.fail("triton is not installed")
-        pytest.skip("triton is not installed")
-    return pytest.importorskip("triton")
+    return need_triton()
 
 
 def child(folder, *arguments, interpret):
     subprocess.run(
         [sys.executable, ROOT / "tests" / "triton_concordance.py", *arguments],
         check=True,
-        env={**here(), "TRITON_INTERPRET": str(int(interpret)), "TRITON_CACHE_DIR": str(folder / "cache")},
+        env=environment(interpret=interpret, TRITON_CACHE_DIR=str(folder / "cache")),
     )
 
 
@@ -495,9 +483,7 @@ class TestLauncher:
             "meta = type('OnDevice', (), {'device': torch.device('cuda')})()\n"
             "assert not concordance_cuda.applicable_cuda(meta)\n"
         )
-        subprocess.run(
-            [sys.executable, "-c", code], check=True, cwd=ROOT, env={**here(), "PYTHONPATH": str(ROOT)}
-        )
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment(interpret=False))
 
     @pytest.mark.usefixtures("triton")
     def test_applicable_to_cuda_tensors_only(self):

@@ -4,7 +4,6 @@ import csv
 import importlib.util
 import itertools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,12 +17,12 @@ from refimpl import negative_binomial as oracles
 from refimpl.bounds import negative_binomial as bounds
 from refimpl.bounds.precision import error_ratio, precision
 from tests.triton_interpreter import FORMS, evaluated
+from tests.triton_process import ROOT, environment, need_triton
 from torchimpl.kernels import negative_binomial_cuda as cuda
 from torchimpl.kernels.negative_binomial import evaluate
 from torchimpl.kernels.negative_binomial_cuda import available, evaluate_cuda, flat
 from torchimpl.negative_binomial import negative_binomial_cdf
 
-ROOT = Path(__file__).parents[1]
 POINTS = ROOT / "tests" / "data" / "negative_binomial_points.csv"
 INF, NAN = float("inf"), float("nan")
 LARGEST = np.finfo(float).max
@@ -118,19 +117,9 @@ CASES = {
 }
 
 
-def here():
-    """The environment of a process that imports the package from here."""
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-
-
 @pytest.fixture(scope="module")
 def triton():
-    if importlib.util.find_spec("triton") is None:
-        if os.environ.get("CI") and sys.platform == "linux":
-            pytest.fail("triton is not installed")
-        pytest.skip("triton is not installed")
-    return pytest.importorskip("triton")
+    return need_triton()
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +131,7 @@ def interpreted(triton, tmp_path_factory):
     subprocess.run(
         [sys.executable, ROOT / "tests" / "triton_interpreter.py", folder / "in.npz", folder / "out.npz"],
         check=True,
-        env={**here(), "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        env=environment(interpret=True),
     )
     with np.load(folder / "out.npz") as found:
         return dict(found)
@@ -253,7 +242,7 @@ def compiled(triton, tmp_path_factory):
     subprocess.run(
         [sys.executable, ROOT / "tests" / "triton_compiler.py", folder],
         check=True,
-        env={**here(), "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder / "cache")},
+        env=environment(interpret=False, TRITON_CACHE_DIR=str(folder / "cache")),
     )
     return folder
 
@@ -303,9 +292,7 @@ class TestLauncher:
             "from torchimpl.kernels.negative_binomial_cuda import available\n"
             "assert not available()\n"
         )
-        subprocess.run(
-            [sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        )
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment(interpret=False))
 
     @pytest.mark.usefixtures("triton")
     def test_available_where_triton_is(self):

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from torchimpl.kernels import concordance_cuda_launch as launcher
 from torchimpl.kernels import concordance_cuda_line as line
 from torchimpl.kernels import concordance_cuda_space as space
+from torchimpl.kernels import concordance_cuda_tiles as tiles
 from torchimpl.kernels.concordance_cuda import gradient_cuda, rows_cuda
 
 # the batches of the tests are small: several tiles, and borders within them
-SMALL = launcher.Tile(rows=4, columns=8, warps=4)
+SMALL = tiles.Tile(rows=4, columns=8, warps=4)
 WHOLE, MOST_DIRECT = line.WHOLE, space.MOST_DIRECT
 
 
@@ -60,7 +60,8 @@ def interpret(source, target):
     stored, found, direct = np.load(source), {}, []
     record(direct)
     for name, options in json.loads(str(stored["options"])).items():
-        line.TILE = space.TILE = launcher.Tile(*options["tile"]) if "tile" in options else SMALL
+        size = tiles.Tile(*options["tile"]) if "tile" in options else SMALL
+        tiles.UNTUNED.update(dict.fromkeys(tiles.UNTUNED, size))
         line.WHOLE = options.get("whole", WHOLE)
         space.MOST_DIRECT = options.get("most_direct", MOST_DIRECT)
         direct.clear()

@@ -21,8 +21,11 @@ most by 1;
     g_x_i:  2 / (B tau) {sum_j [error of p_ij + gamma(B + 8) p'_ij] |x_i - y_j| + gamma(B + 8) |x_i - y_i|}
     g_y_j:  the same with the sum over i, p'_ij = p_ij + error of p_ij what the computed share may be,
 
-for differences, products, B additions, the last subtraction and the factor 2 / (B tau). The expansion
-x^2 + y^2 - 2 x y has errors of u x^2 / tau instead of u d / tau, and is outside at a common offset.
+for differences, products, B additions, the last subtraction and the factor 2 / (B tau). What underflows adds
+(B + 2) t max(1, 2 / (B tau)). Where B differences could overflow an evaluation may shrink everything by a
+power of two, with two bits to spare: beside numbers next to the largest, t is larger by 32 B max|x, y| over
+the largest finite number. The expansion x^2 + y^2 - 2 x y has errors of u x^2 / tau instead of u d / tau, and
+is outside at a common offset.
 
 The wrapper's residuals reads - mu are rounded once, u |residual|, and counts that the working precision
 cannot hold once more; both move the coordinates and go through the same formulas.
@@ -297,8 +300,10 @@ def _gradient_errors(
     own_moved = points.x_error + points.y_error
     terms_of_both = weight[..., None] * gap + (terms.shares + terms.share_errors)[..., None] * moved
     common = rounding * own + own_moved
+    largest = max(np.abs(points.x).max(), np.abs(points.y).max())
+    shrunk = max(np.longdouble(1), 32 * batch * (largest / np.longdouble(precision.work_max)))
     # a product or partial sum that underflows
-    underflow = (batch + 2) * precision.work_tiny * max(np.longdouble(1), factor)
+    underflow = (batch + 2) * (precision.work_tiny * shrunk) * max(np.longdouble(1), factor)
     return (
         _float64(factor * (terms_of_both.sum(axis=1) + common) + underflow),
         _float64(factor * (terms_of_both.sum(axis=0) + common) + underflow),

@@ -14,7 +14,8 @@ from refimpl.bounds.precision import error_ratio, precision
 from scripts.infonce_study import ours
 from scripts.infonce_study.layouts import Array
 
-MOST_ROWS, MOST_FEATURES = 400, 4
+# a quarter of the batches has at least FEW rows: beyond all limits up to which every pair is summed
+FEW, MOST_ROWS, MOST_FEATURES = 520, 800, 6
 FORMS = ("float64", "float32")
 EPSES = (0.0, 1e-8, 0.5)
 
@@ -99,11 +100,12 @@ KINDS: tuple[Side, ...] = (
 
 
 def drawn(index: int, seed: int) -> Batch:
-    """Batch number `index`; half of the batches have at most 20 rows."""
+    """Batch number `index`; of the smaller batches half have at most 26 rows."""
     rng = np.random.default_rng([seed, index])
     form = FORMS[rng.integers(len(FORMS))]
     info = np.finfo(form)
-    shape = (round(MOST_ROWS ** rng.random()), int(rng.integers(1, MOST_FEATURES + 1)))
+    rows = rng.integers(FEW, MOST_ROWS + 1) if rng.random() < 0.25 else round(MOST_ROWS ** rng.random())
+    shape = (int(rows), int(rng.integers(1, MOST_FEATURES + 1)))
     side = KINDS[rng.integers(len(KINDS))]
     x = side(rng, shape, info)
     source = rng.integers(6)

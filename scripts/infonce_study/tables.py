@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from scripts.infonce_study import accuracy, fuzz, growth, peers
+from scripts.infonce_study import accuracy, fuzz, growth, peers, tiles
 from scripts.infonce_study.accuracy import Errors, Study, chosen, worst
 from scripts.infonce_study.layouts import LAYOUTS
 from scripts.infonce_study.methods import METHODS
+from torchimpl.kernels.concordance_cuda_tiles import tile
 
 TITLES = {"broadcast": "broadcast formula", "cdist": "`torch.cdist`"}
 UNITS = {"float64": "relative", "float32": "units in the last place of float32"}
@@ -176,4 +177,27 @@ def growth_page(found: growth.Growth) -> str:
         + table(["B", "time", "extra memory", "ns per row"], rows)
         + f"\nFrom B = {size(growth.FROM)} to {size(growth.TO)} the time grows by a factor of "
         f"{found.ratio:.3g} within the same rounds.\n"
+    )
+
+
+def tiles_page(found: dict[str, tiles.Measured], device: torch.device) -> str:
+    """Times of all tiles on a device, the fastest first, and the entry for `concordance_cuda_tiles`."""
+    rows = []
+    for kind, one in found.items():
+        usual = one.seconds.get(tile(kind, device))
+        for one_tile, seconds in sorted(one.seconds.items(), key=lambda item: item[1]):
+            ratio = f"{seconds / usual:.2f}" if usual else "-"
+            rows.append([kind, "{} x {}, {} warps".format(*one_tile), f"{1e3 * seconds:.3f}", ratio])
+        rows += [
+            [kind, "{} x {}, {} warps".format(*one_tile), said, "-"]
+            for one_tile, said in one.failures.items()
+        ]
+    name, entry = "cpu", (0, 0)
+    if device.type == "cuda":
+        name, entry = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    return (
+        f"Forward and backward on {name}, torch {torch.__version__}; medians, in turns; ratio to the tile in "
+        "use.\n\n"
+        + table(["sum", "tile", "ms", "ratio"], rows)
+        + f"\nThe fastest, as an entry of `TUNED`: `{entry}: {tiles.best(found)}`\n"
     )

@@ -103,15 +103,17 @@ def sum_again(problem: Problem, known: Filter, inverse_tau: float, total: Array)
         inverse_tau: 1/τ.
         total: (B, D), of the sum of the losses weighted by the cotangents.
     """
-    x, y, cotangent = problem.x, problem.y, np.abs(problem.cotangent)
-    weights = problem.left_out * (cotangent / len(x))
-    if not weights.any():
+    if not problem.left_out.any():
         return
-    # Σ_i w_i |x_i - y_j| <= Σ_i w_i |x_i - c| + Σ_i w_i |c - y_j|
-    centre = 0.5 * (known.low + known.high)
-    most = weights @ np.abs(x - centre) + weights.sum() * np.abs(y - centre)
-    size = np.maximum(np.abs(total), cotangent[:, None] * np.abs(x - y))
-    doubtful = (most > known.allowed * size).any(axis=1)
+    x, y, cotangent = problem.x, problem.y, np.abs(problem.cotangent)
+    # cotangents may be anything
+    with np.errstate(all="ignore"):
+        weights = problem.left_out * (cotangent / len(x))
+        # Σ_i w_i |x_i - y_j| <= Σ_i w_i |x_i - c| + Σ_i w_i |c - y_j|
+        centre = 0.5 * (known.low + known.high)
+        most = weights @ np.abs(x - centre) + weights.sum() * np.abs(y - centre)
+        size = np.maximum(np.abs(total), cotangent[:, None] * np.abs(x - y))
+        doubtful = (most > known.allowed * size).any(axis=1)
     doubtful[known.outliers] = False
     places = np.flatnonzero(doubtful)
     if len(places) == 0:

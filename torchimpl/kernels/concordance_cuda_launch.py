@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +12,6 @@ from torch import Tensor
 _MODULE = "torchimpl.kernels.concordance_cuda_{}_kernels"
 # only `fma` fuses: what the interpreter tests is what runs
 _FUSION = False
-
-
-class Tile(NamedTuple):
-    """Pairs that a program works on at a time, rows times columns, and its warps."""
-
-    rows: int
-    columns: int
-    warps: int
 
 
 def programs(count: int, per_program: int) -> int:

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchimpl.kernels.concordance_cuda_launch import Tile, launch, programs, scattered
+from torchimpl.kernels.concordance_cuda_launch import launch, programs, scattered
+from torchimpl.kernels.concordance_cuda_tiles import tile
 from torchimpl.kernels.concordance_cuda_units import LOWEST, Anchored, Units, anchored, eps_weight, finished
 
-TILE = Tile(rows=16, columns=64, warps=4)
 # up to so many rows every source with a weight above 0 counts
 WHOLE = 1 << 14
 DIGITS = {True: 30, False: 54}  # narrow or not
@@ -116,16 +116,16 @@ def line_rows(found: Units, eps: float, *, narrow: bool) -> tuple[Tensor, Tensor
     """Losses (B,), nearest sources (B,) and the normaliser (2, B), without the poison."""
     of = line(found, eps)
     rows, count = of.rows, len(of.x)
-    others = torch.empty_like(of.x)
+    others, size = torch.empty_like(of.x), tile("line", of.x.device)
     launch(
         "line",
         "row_sums",
-        (programs(count, TILE.rows),),
+        (programs(count, size.rows),),
         *(rows.high, rows.low, rows.anchor, of.place, *windows(of, eps, narrow=narrow), of.y, of.factor),
         *(others, count),
-        ROWS=TILE.rows,
-        COLUMNS=TILE.columns,
-        num_warps=TILE.warps,
+        ROWS=size.rows,
+        COLUMNS=size.columns,
+        num_warps=size.warps,
     )
     own = (excess(of.x, rows.anchor[:, 0], of.own) * of.factor).clamp(max=0.0)
     losses, normaliser = finished(torch.zeros_like(others), others, own, rows.eps_exponent)
@@ -144,19 +144,20 @@ def line_gradient(
     peak, total = normaliser[0][of.order_x], normaliser[1][of.order_x]
     first, last = windows(of, eps, narrow=narrow)
     moments, others, columns = (torch.empty_like(of.x) for _ in range(3))
-    options = {"ROWS": TILE.rows, "COLUMNS": TILE.columns, "num_warps": TILE.warps}
+    size = tile("line", of.x.device)
+    options = {"ROWS": size.rows, "COLUMNS": size.columns, "num_warps": size.warps}
     common = (rows.high, rows.low, rows.anchor)
     launch(
         "line",
         "row_slopes",
-        (programs(count, TILE.rows),),
+        (programs(count, size.rows),),
         *(*common, of.own, of.own_place, peak, first, last, of.y, of.factor, moments, others, count),
         **options,
     )
     launch(
         "line",
         "column_slopes",
-        (programs(count, TILE.columns),),
+        (programs(count, size.columns),),
         *(of.x, *common, of.own_place, peak, weights / total, *seen_by(first, last)),
         *(of.y, of.factor, columns, count),
         **options,

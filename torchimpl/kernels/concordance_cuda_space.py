@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchimpl.kernels.concordance_cuda_launch import Tile, launch, programs
+from torchimpl.kernels.concordance_cuda_launch import launch, programs
+from torchimpl.kernels.concordance_cuda_tiles import Tile, tile
 from torchimpl.kernels.concordance_cuda_units import (
     LOWEST,
     Anchored,
@@ -28,10 +29,6 @@ from torchimpl.kernels.concordance_cuda_units import (
     shrink,
 )
 
-# the same on every device and for every size: nothing is tuned at run time
-TILE = Tile(rows=32, columns=32, warps=4)
-# products of matrices take registers of their own
-PRODUCT_WARPS = 8
 MOST_DIRECT = 16
 # features whose gradient one program sums
 MOST_FEATURES = 32
@@ -84,16 +81,21 @@ def by_feature(side: Tensor) -> Tensor:
     return side.T.contiguous()
 
 
-def shape(grade: Grade) -> dict[str, Any]:
+def tile_of(grade: Grade, device: torch.device) -> Tile:
+    """The tile of the sums that use this arithmetic."""
+    return tile("products" if grade.code else "differences", device)
+
+
+def shape(chosen: Tile) -> dict[str, int]:
     """The tile and the warps of a launch."""
-    warps = PRODUCT_WARPS if grade.code else TILE.warps
-    return {"ROWS": TILE.rows, "COLUMNS": TILE.columns, "num_warps": warps}
+    return {"ROWS": chosen.rows, "COLUMNS": chosen.columns, "num_warps": chosen.warps}
 
 
 def options(found: Units, middle: Centred, *, narrow: bool, **more: Any) -> dict[str, Any]:
     """Options of the launches that use `tile_exponents`."""
     limits = {"LOWEST": LOWEST[narrow], "TRUST": TRUST[narrow]}
-    return {**shape(middle.grade), "WIDE": found.wide, "GRADE": middle.grade.code, **limits, **more}
+    size = shape(tile_of(middle.grade, found.x.device))
+    return {**size, "WIDE": found.wide, "GRADE": middle.grade.code, **limits, **more}
 
 
 def features_per_program(features: int) -> int:
@@ -147,12 +149,13 @@ def nearest_sources(found: Units, middle: Centred, smaller: Tensor) -> Tensor:
     count, features = found.x.shape
     sides = (by_feature(side * smaller if found.wide else side) for side in (found.x, found.y))
     nearest = torch.empty(count, dtype=torch.int64, device=found.x.device)
+    size = tile_of(middle.grade, found.x.device)
     launch(
         "anchor",
         "nearest",
-        (programs(count, TILE.rows),),
+        (programs(count, size.rows),),
         *(*sides, *middle[1:], found.inverse_tau, nearest, features, count),
-        **shape(middle.grade),
+        **shape(size),
         GRADE=middle.grade.code,
     )
     return nearest
@@ -166,13 +169,14 @@ def refine(found: Units, smaller: Tensor, nearest: Tensor) -> None:
     doubtful = rows.eps_exponent * (2 * (features + 2) * UNIT_ROUNDOFF) > 1.0
     # shrunk differences may have vanished
     doubtful = (doubtful | (smaller < 1.0)) if found.wide else doubtful
+    size = tile_of(DIRECT, found.x.device)
     launch(
         "anchor",
         "refined",
-        (programs(count, TILE.rows),),
+        (programs(count, size.rows),),
         *(by_feature(side) for side in (found.y, rows.anchor, rows.high, rows.low)),
         *(rows.scale, doubtful, nearest, features, count),
-        **shape(DIRECT),
+        **shape(size),
         WIDE=found.wide,
     )
 
@@ -186,12 +190,13 @@ def space_rows(found: Units, eps: float, *, narrow: bool, grade: str) -> tuple[T
     refine(found, smaller, nearest)
     of = space(found, middle, smaller, nearest, eps)
     top, others = torch.empty_like(of.rows.scale), torch.empty_like(of.rows.scale)
+    chosen = options(found, middle, narrow=narrow)
     launch(
         "space",
         "row_sums",
-        (programs(count, TILE.rows),),
+        (programs(count, chosen["ROWS"]),),
         *(*of.arguments, top, others, features, count),
-        **options(found, middle, narrow=narrow),
+        **chosen,
     )
     own = exponent_of(found.y, of.rows, found.inverse_tau)
     # the sum may have rounded the row's own exponent, its largest one, to a lower number
@@ -223,14 +228,14 @@ def space_gradient(
     launch(
         "space",
         "row_slopes",
-        (programs(count, TILE.rows), programs(features, chunk)),
+        (programs(count, chosen["ROWS"]), programs(features, chunk)),
         *(*of.arguments, peak, gx, others, features, count),
         **chosen,
     )
     launch(
         "space",
         "column_slopes",
-        (programs(count, TILE.columns), programs(features, chunk)),
+        (programs(count, chosen["COLUMNS"]), programs(features, chunk)),
         *(*of.arguments, by_feature(found.x), peak, cotangent / total, gy, features, count),
         **chosen,
     )
