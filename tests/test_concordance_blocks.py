@@ -262,6 +262,17 @@ def test_tiny_components_are_summed_over_all_pairs(layout, tau, narrow, monkeypa
     assert _held(x, y, tau, 0.0, narrow=narrow) > 1
 
 
+@pytest.mark.parametrize("layout", ["identical", "identical_counts", "replicates"])
+def test_losses_are_the_same_with_and_without_slopes(layout, monkeypatch):
+    monkeypatch.setattr(blocks, "WHOLE", 0)
+    x, y = _batch(layout, 200, 4)
+    counts = _record_dense(monkeypatch)
+    with_slopes, without = (rows_blocks(x, y, 0.01, 0.0, narrow=False, slopes=s)[0] for s in (True, False))
+    assert torch.equal(with_slopes, without)
+    if layout == "identical_counts":
+        assert counts[0] > counts[1]
+
+
 def test_a_filter_without_a_use_is_left_alone(monkeypatch):
     """Rows beyond float32: all pairs are summed, and most blocks are not even tried."""
     monkeypatch.setattr(blocks, "WHOLE", 0)

@@ -176,6 +176,9 @@ def test_components_of_nothing_but_tiny_weights_are_summed_whole(kind, tau, monk
     monkeypatch.setattr(cpu, "check_kernel", lambda *a: again.append(check(*a)) or again[-1])
     _assert_within(x, y, tau, 0.0, rng.normal(size=SIZE))
     assert again == [True, True]
+    sides = [torch.tensor(side) for side in (x, y)]
+    without = concordance_loss_nce(*sides, tau, eps=0.0, reduction="none")
+    assert np.array_equal(without.numpy(), _run(x, y, tau, 0.0, np.ones(SIZE))[0])
     monkeypatch.setattr(cpu, "check_kernel", lambda *_: False)
     with pytest.raises(AssertionError):
         _assert_within(x, y, tau, 0.0, rng.normal(size=SIZE))

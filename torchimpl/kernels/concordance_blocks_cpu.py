@@ -187,6 +187,14 @@ def sum_sparse(
     return True
 
 
+@loops
+def keep(loss: Array, rows: Places, known: Array, count: int) -> None:
+    """Write known losses of some rows back; NaN is not known."""
+    for q in range(count):
+        if not math.isnan(known[q]):
+            loss[rows[q]] = known[q]
+
+
 def compiled(key: str) -> Any:
     """The kernel; Numba looks its cache up by the value of `key`, because the kernel's closure holds it."""
 
@@ -210,6 +218,8 @@ def compiled(key: str) -> Any:
         )
         room = np.empty(features * (int(DENSE * count) + len(known.outliers) + GROUP))
         bundle, rows = np.empty((BUNDLE, problem.columns.shape[1])), np.empty(BUNDLE, np.int64)
+        # of the bundle's rows, NaN if not known yet: a loss is the same with and without slopes
+        losses = np.empty(BUNDLE)
         dense_rows, waiting, rest, next_rest = 0, 0, 0, 1
         if width == 0:
             rest = count
@@ -226,13 +236,14 @@ def compiled(key: str) -> Any:
                     problem, known, i, places, found, inverse_tau, log_eps, local[0], weights, room, by_source
                 ):
                     continue
-                rows[waiting] = i
+                rows[waiting], losses[waiting] = i, problem.loss[i] if found >= 0 else math.nan
                 waiting += 1
                 dense_rows += 1
                 if waiting == BUNDLE:
                     sum_bundle(
                         problem, products, rows, waiting, inverse_tau, log_eps, local, bundle, by_feature
                     )
+                    keep(problem.loss, rows, losses, waiting)
                     waiting = 0
             if not filtered:
                 rest -= 1
@@ -244,6 +255,7 @@ def compiled(key: str) -> Any:
             rows[waiting:] = rows[0]
             rows = rows[: waiting + (-waiting) % 4]
             sum_bundle(problem, products, rows, waiting, inverse_tau, log_eps, local, bundle, by_feature)
+            keep(problem.loss, rows, losses, waiting)
         return dense_rows + 0 * len(key)
 
     return kernel

@@ -167,7 +167,9 @@ def _evaluated(
     if not slopes:
         return found, torch.empty(2, 0, 1, dtype=torch.float64)
     if cut < LARGEST_EXPONENT and _too_much_left_out(found, by_column, units, settings):
+        losses = found.found.loss
         found, by_column = _summed(units, settings.eps, cotangent, LARGEST_EXPONENT, slopes=slopes)
+        found.found.loss[:] = losses  # the same with and without slopes
     by_row = _back(found.found.slope * found.found.cotangent, found.order.x)
     return found, torch.stack((by_row, _back(by_column, found.order.y)))[:, :, None]
 
