@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from torchimpl.kernels.concordance import Pairs, loss_curvature, loss_gradient, loss_rows
+from torchimpl.saturate import all_finite
 
 # what the caller may ask for
 IMPLS = ("auto", "exact-blocks", "sorted", "torch")
@@ -165,7 +166,7 @@ def backend(x: Tensor, y: Tensor, settings: Settings) -> Backend:
         return PLAIN
     if x.device.type == "cuda":
         return _cuda()
-    if not (x.isfinite().all() and y.isfinite().all()):
+    if not all_finite(x, y):
         return PLAIN
     return _sorted() if name == "sorted" else _blocks()
 

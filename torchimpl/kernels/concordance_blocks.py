@@ -47,7 +47,7 @@ EXPONENT_ERROR = 2.0**-30
 MOST, CAP = 0.99, 2.0
 LARGEST_NORM = 2.0**40
 # of so many points the filter's centre is found
-SAMPLE = 1024
+SAMPLE = 128
 
 Rows = tuple[Tensor, Tensor, Tensor, Tensor]
 _Sums = tuple[Array, Array | None]
