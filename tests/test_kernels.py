@@ -1,12 +1,7 @@
-"""The negative binomial's kernels on one fixed grid over their domain, and their functions one by one.
-
-No drawing: every run asks the same points, among them the borders at which one formula takes over from
-another and the ends of float64's range.
-"""
+"""The kernels of the negative binomial's tails on one fixed grid, and their functions one by one."""
 
 import functools
 import importlib.util
-import itertools
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,22 +9,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from flint import acb, ctx
 
 from refimpl import negative_binomial as oracles
 from refimpl.bounds import negative_binomial as bounds
-from refimpl.bounds.precision import error_ratio, precision
+from refimpl.bounds.precision import precision
+from tests.negative_binomial_grid import PLACES, grid, tensors, worst
 from torchimpl.kernels import negative_binomial_constants as constants
 from torchimpl.kernels import negative_binomial_cuda
 from torchimpl.kernels import negative_binomial_ops as ops
-from torchimpl.kernels.negative_binomial import FRACTION_TERMS, SERIES_LIMIT, classify, evaluate
+from torchimpl.kernels.negative_binomial import FRACTION_TERMS, classify, evaluate
 from torchimpl.kernels.negative_binomial_fraction import Coefficients, beyond
-from torchimpl.kernels.negative_binomial_log_pmf import (
-    NegativeLogPMF,
-    log_pmf_curvatures,
-    log_pmf_slopes,
-    log_pmf_value,
-)
 from torchimpl.kernels.negative_binomial_ops import NegativeBinomialCDF, batched, second_evaluator
 from torchimpl.kernels.negative_binomial_regions import prefactor
 from torchimpl.kernels.negative_binomial_second import STEP, second_partials
@@ -38,64 +27,6 @@ DATA = Path(__file__).parent / "data" / "negative_binomial_second.csv"
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 U = 2.0**-53
 DOUBLE = precision("float64")
-LARGEST = np.finfo(np.float64).max
-COUNTS = (0, 1, 2, 3, 5, 7, 12, 25, 46, 47, 48, 49, 60, 64, 65, 130, 400, 1500, 3000)
-SIZES = (
-    1e-6,
-    1e-3,
-    0.1,
-    0.5,
-    0.9,
-    1.0,
-    1.1,
-    1.9,
-    2.0,
-    2.5,
-    5.9,
-    6.0,
-    9.0,
-    30.0,
-    48.0,
-    49.0,
-    65.0,
-    66.0,
-    100.0,
-    1e3,
-    1e6,
-)
-# of the mean to b = k + 1
-SHARES = (1e-4, 1e-2, 0.1, 0.4, 0.7, 0.9, 0.98, 1.0, 1.02, 1.1, 1.5, 3.0, 10.0, 100.0, 1e4)
-ENDS = (5e-324, 1e-310, 1e-300, 1e-160, 1e-30, 1e-8, 1.0, 1e4, 1e30, 1e160, 1e300, LARGEST)
-
-
-@functools.cache
-def grid():
-    """Counts, means and dispersions in the middle of the domain, with both sides of every border."""
-    rows = [(float(k), (k + 1.0) * share, r) for k, r, share in itertools.product(COUNTS, SIZES, SHARES)]
-    for k, r in itertools.product((1.0, 3.0, 12.0, 130.0, 3000.0), (1e-3, 0.5, 1.9)):
-        for limit in (SERIES_LIMIT, 2.0 * SERIES_LIMIT):  # k x = limit at mu = r (k/limit - 1)
-            rows += [(k, r * (k / limit - 1.0) * side, r) for side in (0.999, 1.001) if k > limit]
-    return tuple(np.array(column) for column in zip(*rows, strict=True))
-
-
-@functools.cache
-def ends():
-    """Counts, means and dispersions at the ends of the range."""
-    return tuple(
-        np.array(column)
-        for column in zip(*itertools.product((0.0, 1.0, 2.0, 60.0), ENDS, (*ENDS, math.inf)), strict=True)
-    )
-
-
-PLACES = {"grid": grid, "ends": ends}
-
-
-def tensors(arrays):
-    return [torch.from_numpy(array) for array in arrays]
-
-
-def worst(actual, exact, allowed, *, overflows=False):
-    return float(np.max(error_ratio(actual.numpy(), exact, allowed, LARGEST, overflows=overflows)))
 
 
 @functools.cache
@@ -222,66 +153,6 @@ def test_second_derivative_without_counts():
     assert worst(found, exact, allowed) <= 1.0
 
 
-@functools.cache
-def log_mass(place):
-    """-log pmf, its derivatives in mu and r, and their bounds."""
-    arrays = PLACES[place]()
-    exact = oracles.negative_binomial_log_pmf(*arrays), *oracles.negative_binomial_log_pmf_gradient(*arrays)
-    allowed = bounds.negative_binomial_log_pmf(*arrays, DOUBLE)
-    return tuple(-row for row in exact), (allowed.value, *allowed.gradient)
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_log_mass_and_its_slopes(place):
-    arguments = tensors(PLACES[place]())
-    exact, allowed = log_mass(place)
-    assert worst(log_pmf_value(*arguments), exact[0], allowed[0], overflows=True) <= 1.0
-    d_mu, d_r, far_mu, far_r = log_pmf_slopes(*arguments)
-    for actual, far, wanted, limit in (
-        (d_mu, far_mu, exact[1], allowed[1]),
-        (d_r, far_r, exact[2], allowed[2]),
-    ):
-        assert worst(actual, wanted, limit, overflows=True) <= 1.0
-        # 2^-512 is exact but for what becomes subnormal
-        inside = np.isfinite(wanted)
-        shrunk = (wanted[inside] * 2.0**-512, limit[inside] * 2.0**-512 + 2.0**-1074)
-        assert worst(far[torch.from_numpy(inside)], *shrunk) <= 1.0
-
-
-def test_curvatures_of_the_log_mass():
-    arrays = tuple(column[grid()[0] > 0.0] for column in grid())
-    d_mu_mu, d_mu_r, _ = log_pmf_curvatures(*tensors(arrays))
-    k, mu, r = (column.astype(np.longdouble) for column in arrays)
-    slowness, from_k = r / (r + mu) ** 2, (k / mu) * (r / mu + 2.0)
-    # r/s over s and (k/mu)(r/mu + 2): 4 roundings each; minus one and the product: 2
-    allowed = 6 * U * slowness * (from_k + np.abs(from_k - 1.0))
-    assert worst(d_mu_mu, (slowness * (from_k - 1.0)).astype(float), allowed.astype(float)) <= 1.0
-    # k - mu, s twice, two quotients, and one of the exact number
-    exact = ((mu - k) / (r + mu) ** 2).astype(float)
-    assert worst(d_mu_r, exact, 6 * U * np.abs(exact)) <= 1.0
-
-
-def over_trigamma(z):
-    """trigamma(z) - 1/z to 53 bits."""
-    ball = acb(z)
-    return float((acb(2).zeta(ball) - 1 / ball).real)
-
-
-def test_curvature_of_the_log_mass_in_r():
-    ctx.prec = 200
-    arrays = tuple(column[grid()[0] > 0.0][::7] for column in grid())
-    (_, _, found) = log_pmf_curvatures(*tensors(arrays))
-    k, mu, r = arrays
-    of_r, of_c = (np.array([over_trigamma(z) for z in column]) for column in (r, r + k))
-    gap = (mu - k) ** 2 / (r + mu) ** 2 / (r + k)
-    v = 1.0 / (r + (r < 1.0))
-    # Horner's scheme rounds twice a term, of which the largest counts for all; fitted to 3e-15
-    powers = np.abs(constants.TRIGAMMA_EXCESS) @ v ** np.arange(len(constants.TRIGAMMA_EXCESS))[:, None]
-    polynomial = 2.0 * v**3 * (2 * len(constants.TRIGAMMA_EXCESS) * U * powers + 3e-15)
-    allowed = polynomial + 16 * U * (of_r + np.abs(of_c) + v * v + gap)
-    assert worst(found, of_r - of_c - gap, allowed) <= 1.0
-
-
 def test_the_loaded_constants_are_what_the_script_generates():
     generated = {}
     exec(loaded_script("make_constants").module_text(), generated)
@@ -394,27 +265,6 @@ def test_second_derivatives_at_a_mean_of_zero(dense):
     )
     assert in_mu[:4].tolist() == [3.0, -5.0, 0.0, 1.0]
     assert in_both.tolist() == in_r.tolist() == [0.0] * 5
-
-
-def test_slopes_beyond_the_range_beside_a_huge_count():
-    # -log pmf moves in r by ((k-1) r - mu (1+r)) / ((r+mu) r) and what is negligible beside 2^1049
-    k, small = torch.tensor([2.0**1010], dtype=torch.float64), torch.tensor([2.0**-40], dtype=torch.float64)
-    _, d_r, _, far = log_pmf_slopes(k, small, small)
-    assert d_r.item() == math.inf
-    # roundings: three in the numerator, r + mu is exact, two quotients and the product with 4
-    assert abs(far.item() - 2.0**537) <= 8 * 2.0**-53 * 2.0**537
-
-
-def test_a_shared_mean_overflows_only_where_its_sum_does():
-    y = torch.tensor([10.0, 10.0, 10.0], dtype=torch.float64)
-    mu = torch.tensor(1e-308, dtype=torch.float64, requires_grad=True)
-    elements = NegativeLogPMF.apply(y, mu, torch.ones_like(y))
-    (gradient,) = torch.autograd.grad(elements, mu, torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64))
-    assert gradient.item() == 0.0
-    mu = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(NegativeLogPMF.apply(y, mu, torch.ones_like(y)).sum(), mu)
-    # (mu - k) r / (mu (r + mu)) each: four roundings there, two in the sum
-    assert abs(gradient.item() + 3 * 4 / 3) <= 6 * 2.0**-53 * 4
 
 
 @pytest.fixture
