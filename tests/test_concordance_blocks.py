@@ -350,17 +350,20 @@ def test_narrow_products_are_within_their_bound(monkeypatch):
     assert bool(((narrow - wide).abs() <= 2.0**-28 * wide).all())
 
 
-@pytest.mark.parametrize("layout", ["replicates", "sphere", "clusters", "outliers"])
+@pytest.mark.parametrize(
+    ("layout", "tau"),
+    [("replicates", 0.1), ("sphere", 0.1), ("clusters", 0.1), ("outliers", 0.1), ("identical", 0.02)],
+)
 @pytest.mark.parametrize("features", [1, 3, 8])
-def test_the_number_of_threads_changes_no_bit(layout, features):
+def test_the_number_of_threads_changes_no_bit(layout, tau, features):
     x, y = _batch(layout, 700, features)
     cotangent = _normal(700, 1, torch.Generator().manual_seed(1))[:, 0]
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         for narrow in (False, True):
-            rows = rows_blocks(x, y, 0.1, 1e-8, narrow=narrow, slopes=True)
-            results.append((*rows, *gradient_blocks(cotangent, x, y, *rows[1:], 0.1, 1e-8, narrow=narrow)))
+            rows = rows_blocks(x, y, tau, 1e-8, narrow=narrow, slopes=True)
+            results.append((*rows, *gradient_blocks(cotangent, x, y, *rows[1:], tau, 1e-8, narrow=narrow)))
     for found in results[2:]:
         assert any(all(map(torch.equal, found, first)) for first in results[:2])
 

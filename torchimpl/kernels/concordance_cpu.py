@@ -168,6 +168,7 @@ def _evaluated(
         return found, torch.empty(2, 0, 1, dtype=torch.float64)
     if cut < LARGEST_EXPONENT and _too_much_left_out(found, by_column, units, settings):
         losses = found.found.loss
+        del found, by_column  # else both passes would be in memory
         found, by_column = _summed(units, settings.eps, cotangent, LARGEST_EXPONENT, slopes=slopes)
         found.found.loss[:] = losses  # the same with and without slopes
     by_row = _back(found.found.slope * found.found.cotangent, found.order.x)
